@@ -1,0 +1,80 @@
+"""blazen: an event-driven workflow engine that you embed.
+
+    from blazen import Context, Event, StartEvent, StopEvent, Workflow, step
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+try:
+    from blazen._core.run import Context
+    from blazen._core.state import StateValue
+except ImportError as exc:
+    raise ImportError(
+        f"the compiled core of blazen cannot be loaded ({exc}); it was probably not built for this Python: run "
+        "`python -m pip install .` in a checkout, or `python setup.py build_ext --inplace` to work in one"
+    ) from exc
+
+from blazen import errors
+from blazen.errors import BlazenError
+from blazen.events import (
+    DynamicEvent,
+    Event,
+    InputRequestEvent,
+    InputResponseEvent,
+    ProgressEvent,
+    StartEvent,
+    StepRecord,
+    StopEvent,
+    StreamGap,
+    UsageEvent,
+)
+from blazen.steps import Retry, step
+from blazen.workflow import Workflow, WorkflowBuilder
+
+if TYPE_CHECKING:
+    from blazen.engine.handler import RunHandler
+    from blazen.engine.result import WorkflowResult
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BlazenError",
+    "Context",
+    "DynamicEvent",
+    "Event",
+    "InputRequestEvent",
+    "InputResponseEvent",
+    "ProgressEvent",
+    "Retry",
+    "RunHandler",
+    "StartEvent",
+    "StateValue",
+    "StepRecord",
+    "StopEvent",
+    "StreamGap",
+    "UsageEvent",
+    "Workflow",
+    "WorkflowBuilder",
+    "WorkflowResult",
+    "errors",
+    "step",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The engine imports trio, which takes ten times as long as all of blazen: only when it is needed.
+    if name == "RunHandler":
+        from blazen.engine.handler import RunHandler
+
+        return RunHandler
+    if name == "WorkflowResult":
+        from blazen.engine.result import WorkflowResult
+
+        return WorkflowResult
+    from blazen import errors
+
+    if name in errors.__all__:
+        return getattr(errors, name)
+    raise AttributeError(f"module 'blazen' has no attribute {name!r}")

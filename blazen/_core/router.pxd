@@ -1,0 +1,55 @@
+# Which steps an event goes to: decided when the workflow is built.
+
+
+cdef enum:
+    TO_STEPS = 0
+    ENDS_RUN = 1
+    ASKS = 2
+
+
+cdef class StepInfo:
+    """One step as the dispatcher sees it; shared by all runs of a workflow."""
+    cdef:
+        readonly str name
+        readonly object fn
+        readonly object spec
+        readonly object on_error
+        readonly object retry
+        readonly int index
+        readonly double timeout             # seconds; infinite when there is none
+        readonly int limit                  # max_concurrency; 0 when there is none
+        readonly bint is_async
+        readonly bint wants_ctx
+        readonly bint ctx_first
+        readonly bint in_thread
+        object accept_class                 # the one class it accepts exactly, else None
+        dict accept_classes                 # type name -> class; None for a type accepted by name
+        tuple accept_bases                  # classes whose subclasses it accepts
+        object emit_names                   # frozenset of type names it may return, or None
+        object last_class                   # class of the event it returned last ...
+        Route last_route                    # ... and where that goes
+
+
+cdef class Route:
+    """Where events of one type go."""
+    cdef:
+        readonly str event_type
+        readonly int kind
+        readonly tuple steps
+        StepInfo only                       # the step, when there is exactly one
+
+
+cdef class Router:
+    cdef:
+        readonly str workflow
+        readonly tuple steps
+        readonly bint has_timeouts
+        readonly bint has_limits
+        readonly bint has_threads
+        dict _by_class
+        dict _by_name
+        tuple _subclass_routes
+
+    cdef Route find(self, object event)
+    cdef object adapt(self, StepInfo step, object event)
+    cdef Route route_result(self, StepInfo step, object event)

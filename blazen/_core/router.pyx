@@ -1,0 +1,188 @@
+"""From an event to the steps that accept it.
+
+The tables are made once, when a workflow is built. At run time a known class costs one dict lookup, and the class a step
+returned last costs a pointer comparison.
+"""
+
+# A class that was not known when the workflow was built is remembered up to this many, so that a program that makes
+# classes without end does not fill the table.
+cdef enum:
+    REMEMBERED_CLASSES = 4096
+
+cdef object _Event = None
+cdef object _DynamicEvent = None
+cdef object _convert = None
+cdef object _WorkflowError = None
+cdef str _STOP = "blazen::StopEvent"
+cdef str _ASK = "blazen::InputRequestEvent"
+
+
+def configure(event_class, dynamic_class, convert, workflow_error):
+    """Hand over the event classes, `convert(dynamic, cls)` and the error class."""
+    global _Event, _DynamicEvent, _convert, _WorkflowError
+    _Event = event_class
+    _DynamicEvent = dynamic_class
+    _convert = convert
+    _WorkflowError = workflow_error
+
+
+cdef class StepInfo:
+    """One step as the dispatcher sees it."""
+
+    def __init__(self, spec, int index, step_timeout):
+        timeout = spec.timeout if spec.timeout is not None else step_timeout
+        self.spec = spec
+        self.name = spec.name
+        self.fn = spec.fn
+        self.on_error = spec.on_error
+        self.retry = spec.retry
+        self.index = index
+        self.timeout = float("inf") if timeout is None else timeout
+        self.limit = spec.max_concurrency or 0
+        self.is_async = spec.is_async
+        self.wants_ctx = spec.wants_ctx
+        self.ctx_first = spec.ctx_first
+        self.in_thread = spec.run == "thread"
+        self.accept_classes = {
+            (a if isinstance(a, str) else a.event_type): (None if isinstance(a, str) else a) for a in spec.accepts
+        }
+        bases = tuple(a for a in spec.accepts if not isinstance(a, str)) if spec.subclasses else ()
+        self.accept_bases = bases
+        one_class = len(spec.accepts) == 1 and not isinstance(spec.accepts[0], str) and not bases
+        self.accept_class = spec.accepts[0] if one_class else None
+        if spec.emits is not None:
+            self.emit_names = frozenset(e if isinstance(e, str) else e.event_type for e in spec.emits)
+
+
+cdef class Route:
+    """Where events of one type go."""
+
+    def __init__(self, str event_type, int kind, tuple steps):
+        self.event_type = event_type
+        self.kind = kind
+        self.steps = steps
+        self.only = steps[0] if len(steps) == 1 and kind == TO_STEPS else None
+
+
+cdef class Router:
+    """The routing tables of one workflow."""
+
+    def __init__(self, graph, *, step_timeout=None):
+        """Make the tables from a checked graph.
+
+        Args:
+            graph: As `blazen.graph.build_graph` returns it.
+            step_timeout: Seconds for steps that name no timeout of their own, or None.
+        """
+        cdef StepInfo info
+        self.workflow = graph.name
+        self.steps = tuple(StepInfo(spec, index, step_timeout) for index, spec in enumerate(graph.specs))
+        for info in self.steps:
+            self.has_timeouts |= info.timeout != float("inf")
+            self.has_limits |= info.limit > 0
+            self.has_threads |= info.in_thread
+        self._subclass_routes = tuple(graph.subclass_routes)
+        self._by_name = {}
+        for event_type, indices in graph.routes.items():
+            kind = ASKS if event_type == _ASK else TO_STEPS
+            self._by_name[event_type] = Route(event_type, kind, tuple(self.steps[i] for i in indices))
+        self._by_name[_STOP] = Route(_STOP, ENDS_RUN, ())
+        if _ASK not in self._by_name:
+            self._by_name[_ASK] = Route(_ASK, ASKS, ())
+        self._by_class = {}
+
+    def lookup(self, event):
+        """The names of the steps that receive `event`, in the order of the workflow; None if nobody accepts it."""
+        route = self.find(event)
+        if route is None:
+            return None
+        return tuple(info.name for info in (<Route> route).steps)
+
+    def accepts(self, event):
+        """Whether an event from outside would find a step."""
+        return self.find(event) is not None
+
+    cdef Route find(self, object event):
+        """The route of an event; None if nobody accepts it. Raises TypeError for something that is no event."""
+        cls = type(event)
+        route = self._by_class.get(cls)
+        if route is not None:
+            return <Route> route
+        if not isinstance(event, _Event):
+            raise TypeError(f"{cls.__name__!r} object is not an event")
+        route = self._by_name.get(event.event_type)
+        if self._subclass_routes:
+            by_base = [self.steps[index] for base, index in self._subclass_routes if isinstance(event, base)]
+            if by_base:
+                named = () if route is None else (<Route> route).steps
+                kind = TO_STEPS if route is None else (<Route> route).kind
+                steps = tuple(step for step in self.steps if step in named or step in by_base)
+                route = Route(event.event_type, kind, steps)
+        if route is not None and cls is not _DynamicEvent and len(self._by_class) < REMEMBERED_CLASSES:
+            self._by_class[cls] = route
+        return <Route> route
+
+    cdef object adapt(self, StepInfo step, object event):
+        """The event as `step` is to receive it: a dynamic event is converted for a step typed with a class."""
+        cls = type(event)
+        event_type = event.event_type
+        wanted = step.accept_classes.get(event_type)
+        if wanted is None or wanted is cls:
+            return event
+        if cls is _DynamicEvent:
+            try:
+                return _convert(event, wanted)
+            except Exception as exc:
+                error = _WorkflowError(
+                    f"step {step.name!r} of workflow {self.workflow!r} cannot take the event {event_type!r}: {exc}",
+                    step=step.name,
+                    event_type=event_type,
+                )
+                raise error from exc
+        if isinstance(event, wanted):
+            return event
+        raise _WorkflowError(
+            f"step {step.name!r} of workflow {self.workflow!r} accepts {_full_name(wanted)}, and the event is a "
+            f"{_full_name(cls)}: two different classes with the type name {event_type!r}; rename one or give it type=",
+            step=step.name,
+            event_type=event_type,
+        )
+
+    cdef Route route_result(self, StepInfo step, object event):
+        """The route of an event that `step` returned; refuses what the step did not declare."""
+        cls = type(event)
+        try:
+            route = self.find(event)
+        except TypeError:
+            hint = "declare the step with `async def`" if hasattr(event, "__await__") else (
+                "return an event, a list of events or None"
+            )
+            if hasattr(event, "close") and hasattr(event, "cr_code"):
+                event.close()                    # or Python warns about a coroutine nobody awaited
+            raise _WorkflowError(
+                f"step {step.name!r} of workflow {self.workflow!r} returned a {cls.__name__!r} object: {hint}",
+                step=step.name,
+            ) from None
+        event_type = event.event_type
+        if step.emit_names is not None and event_type not in step.emit_names:
+            declared = ", ".join(sorted(step.emit_names)) or "nothing"
+            raise _WorkflowError(
+                f"step {step.name!r} of workflow {self.workflow!r} returned {event_type!r} and declares {declared}: "
+                "correct the return hint or emits=",
+                step=step.name,
+                event_type=event_type,
+            )
+        if route is None:
+            raise _WorkflowError(
+                f"no step of workflow {self.workflow!r} accepts {event_type!r}, which step {step.name!r} returned",
+                step=step.name,
+                event_type=event_type,
+            )
+        if cls is not _DynamicEvent:
+            step.last_class = cls
+            step.last_route = route
+        return route
+
+
+def _full_name(cls):
+    return f"{cls.__module__}.{cls.__qualname__}"

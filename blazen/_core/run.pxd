@@ -1,0 +1,127 @@
+# What a run does per event: queue, dispatch, drive the steps, settle what they produce.
+from cpython.object cimport PyObject
+from libc.stdint cimport uint64_t
+
+from blazen._core.queue cimport EventQueue
+from blazen._core.router cimport Route, Router, StepInfo
+from blazen._core.state cimport StateStore
+from blazen._core.stream cimport EventStream
+
+
+cdef extern from "bz_timers.h" nogil:
+    ctypedef uint64_t bz_timer
+    ctypedef struct bz_timers:
+        pass
+    void bz_timers_init(bz_timers *timers)
+    void bz_timers_free(bz_timers *timers)
+    int bz_timers_add(bz_timers *timers, double deadline, uint64_t token, bz_timer *out)
+    int bz_timers_cancel(bz_timers *timers, bz_timer timer)
+    int bz_timers_next(const bz_timers *timers, double *deadline)
+    int bz_timers_pop_due(bz_timers *timers, double now, uint64_t *token)
+
+
+cdef class RunCore:
+    cdef:
+        readonly Router router
+        readonly StateStore state
+        public object session
+        public object stream                # EventStream, or None when nobody can read it
+        EventStream _log                    # the same, typed
+        EventQueue _queue
+        StepInfo _next_step                 # the head of the queue, kept out of it: a chain never touches the ring
+        object _next_item
+        uint64_t _next_seq
+        uint64_t _numbered                  # how many events have been numbered
+        readonly bint ending
+        readonly Py_ssize_t busy            # invocations begun and not settled
+        readonly Py_ssize_t postponed       # retries that wait for their time
+        Py_ssize_t _suspended               # of the busy ones, those that wait inside trio
+        readonly list workers
+        list _parked                        # workers without work
+        Py_ssize_t _woken                   # workers on their way to work
+        Py_ssize_t _allowance               # how many may be on their way at once
+        uint64_t _settled                   # invocations settled so far
+        list _finished                      # outcomes that wait for the end of the scheduler's pass
+        uint64_t _finished_pass
+        list _limits                        # per limited step its running count and backlog
+        dict _joins                         # (step, key) -> Join
+        set _sent_keys
+        Worker _active
+        object _context                     # the caller's context variables
+        unsigned long _thread
+        bint _real_clock
+        object _clock                       # current_time() of a clock that is not the system's
+        double _last_time                   # seconds, when the clock was last read
+        double _slice_start
+        Py_ssize_t _slice_events
+        bz_timers _timers
+        dict _timer_targets
+        uint64_t _timer_count               # the last timer's token
+        public double deadline              # of the run, engine's clock; infinite when there is none
+        bint _deadline_armed
+        public object passes                # PassCounter, once outcomes had to wait for a pass
+
+    cdef double _now(self) except? -1.0
+    cdef uint64_t _arm(self, double deadline, object target) except 0
+    cdef int _disarm(self, uint64_t token) except -1
+    cdef int _note(self, str kind, Context ctx) except -1
+    cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1
+    cdef int _enqueue_front(self, StepInfo step, object item, uint64_t seq) except -1
+    cdef int _deliver(self, Route route, object event) except -1
+    cdef int _dispatch(self, StepInfo step, object result) except -1
+    cdef int _settle(self, Context ctx, object result, object error) except -1
+    cdef int _settle_finished(self) except -1
+    cdef bint _must_wait_for_pass(self, Worker worker, Context ctx) except -1
+    cdef bint _has_work(self) noexcept
+    cdef int _need_spare(self) except -1
+    cdef int _release(self, Context ctx) except -1
+
+
+cdef class Context:
+    cdef:
+        RunCore _run
+        StepInfo _step
+        object _event
+        readonly uint64_t seq
+        readonly int attempt
+        readonly int abort_reason
+        readonly double started             # engine's clock, seconds
+        readonly double deadline            # likewise; infinite when there is none
+        bint _refused                       # abandoned: whatever it does is refused
+        bint _handling                      # runs on_error instead of the step
+        bint _holds_slot                    # counted in its step's max_concurrency
+        object error                        # what the last attempt failed with
+        dict _joined                        # joins this event completed, for its retries
+        Worker _worker
+        uint64_t _timer                     # token of the timer that watches the deadline; 0 when none does
+        public object thread_scope          # cancel scope around a thread step
+        public bint thread_started
+        public bint abandoned
+
+    cdef int _check(self) except -1
+
+
+cdef class Worker:
+    cdef:
+        readonly RunCore run
+        readonly Context ctx
+        public object task                  # the trio task that drives this worker's steps
+        public object scope                 # cancel scope of its own, or None
+        public object status                # the task's cancel status outside of any step
+        public Py_ssize_t locks             # trio locks the task held before any step
+        readonly int code
+        readonly bint suspended
+        bint _woken
+        object _coro
+        object _variables                   # context variables of the running invocation
+        Context _spare
+        uint64_t _settled_at_wake
+
+    cdef int _advance(self, object value, PyObject **yielded) except -1
+    cdef int _take_next(self) except -1
+    cdef int _begin(self, StepInfo step, Context ctx) except -1
+    cdef int _resume(self, object value, PyObject **yielded) except -1
+    cdef PyObject *_call(self, StepInfo step, Context ctx) noexcept
+    cdef int _throw(self, object error, PyObject **yielded) except -1
+    cdef int _after_send(self, int status, PyObject *out, PyObject **yielded) except -1
+    cdef int _complete(self, object result, object error) except -1

@@ -1,0 +1,1198 @@
+"""The dispatch loop of a run: everything that happens once per event.
+
+A worker is a trio task that takes one event after the other and drives the step's coroutine in place, so a step costs no
+task of its own. While a step waits inside trio its worker waits with it, and whoever has more work wakes or starts
+another one. What happens once per run, and everything that waits, is in `blazen.engine`, which extends `RunCore`.
+
+Who owns what: all of this belongs to the thread that runs trio. Other threads come in through `RunCore.post`.
+"""
+
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
+from libc.math cimport INFINITY
+from libc.stdint cimport uint32_t, uint64_t
+
+from blazen._core.queue cimport EventQueue, bz_record
+from blazen._core.router cimport ASKS, ENDS_RUN, Route, Router, StepInfo
+from blazen._core.state cimport StateStore
+from blazen._core.stream cimport EventStream
+
+
+cdef extern from "Python.h":
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    PySendResult PyIter_Send(PyObject *iterator, PyObject *value, PyObject **result) noexcept
+    object PyContext_Copy(object context)
+    int PyContext_Enter(object context) except -1
+    int PyContext_Exit(object context) except -1
+    unsigned long PyThread_get_thread_ident()
+    bint PyCoro_CheckExact(object value)
+
+
+cdef extern from "pyglue.h":
+    ctypedef int (*sendfunc)(PyObject *, PyObject *, PyObject **) except -1
+    void bz_set_am_send(PyTypeObject *type, sendfunc send)
+    PyObject *bz_take_exception() noexcept
+    PyObject *bz_call1(PyObject *f, PyObject *a) noexcept
+    PyObject *bz_call2(PyObject *f, PyObject *a, PyObject *b) noexcept
+    Py_ssize_t bz_slot_offset(object descriptor)
+    PyObject *bz_slot_read(PyObject *object, Py_ssize_t offset) noexcept
+    double bz_now() noexcept nogil
+
+
+# Why a worker came back to Python (Worker.code).
+DRY = 0                                     # nothing to do
+YIELD = 1                                   # it has had the loop for long enough
+SETTLE = 2                                  # outcomes wait for the next pass of the scheduler
+IN_THREAD = 3                               # its step is to run in a thread
+UNWOUND = 4                                 # its step was aborted; the scope it ran in is spent
+ENDED = 5                                   # the run is ending
+
+# Why an invocation was aborted (Context.abort_reason).
+NOT_ABORTED = 0
+TIMED_OUT = 1
+STEP_CANCELLED = 2
+RUN_ENDING = 3
+
+cdef enum:
+    TAKEN_NOTHING = 0
+    TAKEN_DONE = 1
+    TAKEN_COROUTINE = 2
+    TAKEN_THREAD = 3
+
+# A worker gives way after this time ...
+cdef double LONGEST_SLICE = 0.001
+# ... or, under a clock that is not the system's, after this many events, so that a trace repeats.
+cdef Py_ssize_t LONGEST_SLICE_EVENTS = 1000
+# A plain `def` step that holds the loop for longer is named in a warning.
+cdef double LONGEST_BLOCK = 0.1
+# How many workers may be on their way to work at once, at most.
+cdef Py_ssize_t LARGEST_ALLOWANCE = 64
+# Looking whether another step can finish in this pass is given up after this many workers, and it is assumed.
+cdef Py_ssize_t WORKERS_LOOKED_AT = 16
+
+cdef object _Cancelled = None               # trio's
+cdef object _Event = None
+cdef object _ValidationError = None
+cdef object _WorkflowError = None
+cdef object _CancelledError = None
+cdef Py_ssize_t _status_offset = 0          # of Task._cancel_status
+cdef Py_ssize_t _abort_offset = 0           # of Task._abort_func
+cdef dict _lock_owners = None               # trio's table of tasks that hold locks
+
+
+def configure_errors(event_class, validation_error, workflow_error, cancelled_error):
+    """Hand over the classes that this module may not import."""
+    global _Event, _ValidationError, _WorkflowError, _CancelledError
+    _Event = event_class
+    _ValidationError = validation_error
+    _WorkflowError = workflow_error
+    _CancelledError = cancelled_error
+
+
+def configure_trio(cancelled, task_class, lock_owners):
+    """Hand over what the loop needs of trio.
+
+    Args:
+        cancelled: `trio.Cancelled`.
+        task_class: `trio.lowlevel.Task`. Two of its slots are read: the cancel status, to find a scope that a step left
+            open, and the abort function, to know whether a task has been woken.
+        lock_owners: trio's dict from a task to the locks it holds, or None.
+    """
+    global _Cancelled, _status_offset, _abort_offset, _lock_owners
+    _Cancelled = cancelled
+    _status_offset = bz_slot_offset(getattr(task_class, "_cancel_status", None))
+    _abort_offset = bz_slot_offset(getattr(task_class, "_abort_func", None))
+    _lock_owners = lock_owners
+
+
+def sees_into_trio():
+    """Whether the two slots of trio's tasks and its table of locks were found; a test holds trio to it."""
+    return _status_offset > 0 and _abort_offset > 0 and _lock_owners is not None
+
+
+cdef class PassCounter:
+    """A trio instrument that counts the passes of the scheduler."""
+    cdef readonly uint64_t number
+
+    def before_io_wait(self, timeout):
+        self.number += 1
+
+
+cdef class Join:
+    """The events that `collect_events` gathers for one (step, key)."""
+    cdef:
+        dict _by_number                     # event number -> event
+        list _wanted                        # types in the order given; None when a number is wanted
+
+    cdef list add(self, uint64_t seq, object event, object wanted):
+        """Add an event; the complete list, or None."""
+        if self._by_number is None:
+            self._by_number = {}
+        self._by_number[seq] = event
+        if isinstance(wanted, int):
+            if len(self._by_number) < wanted:
+                return None
+            numbers = sorted(self._by_number)[:wanted]
+            return [self._by_number.pop(number) for number in numbers]
+        if len(self._by_number) < len(wanted):
+            return None
+        return self._match(wanted)
+
+    cdef list _match(self, wanted):
+        of_type = {}
+        for number in sorted(self._by_number):
+            of_type.setdefault(self._by_number[number].event_type, []).append(number)
+        chosen = []
+        for kind in wanted:
+            numbers = of_type.get(kind if isinstance(kind, str) else kind.event_type)
+            if not numbers:
+                return None
+            chosen.append(numbers.pop(0))
+        return [self._by_number.pop(number) for number in chosen]
+
+
+cdef class Limit:
+    """How many invocations of a limited step run, and which wait."""
+    cdef:
+        Py_ssize_t running
+        EventQueue backlog
+
+
+cdef class RunCore:
+    """Queue, dispatch and settling of one run.
+
+    `blazen.engine.run.Run` extends it with what happens once per run and with the hooks that are called from here:
+    `on_stop`, `on_ask`, `on_failed`, `on_unwound`, `on_base_exception`, `on_blocked`, `on_scope_left_open`,
+    `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`, `pass_counter`, `send`, `post`,
+    `post_to_stream`, `add_usage`, `edit` and `cleanup`.
+    """
+
+    def __cinit__(self):
+        bz_timers_init(&self._timers)
+        self._queue = EventQueue.__new__(EventQueue)
+        self.workers = []
+        self._parked = []
+        self._finished = []
+        self._allowance = 1
+        self._real_clock = True
+        self.deadline = INFINITY
+
+    def __dealloc__(self):
+        bz_timers_free(&self._timers)
+
+    def prepare(self, Router router not None, StateStore state not None, session, context, EventStream stream):
+        """Set the parts of the run; called once, before `bind`.
+
+        Args:
+            context: The caller's `contextvars.Context`; each invocation gets a copy of it.
+            stream: Where outside events go; None when nobody can read them.
+        """
+        self.router = router
+        self.state = state
+        self.session = session
+        self._context = context
+        self.stream = stream
+        self._log = stream
+        if router.has_limits:
+            self._limits = [Limit.__new__(Limit) if (<StepInfo> step).limit else None for step in router.steps]
+
+    def bind(self, clock):
+        """Note the thread and the clock that the run lives on; called in trio before anything is dispatched.
+
+        Args:
+            clock: None for the system clock, else a function that gives the clock's seconds.
+        """
+        self._thread = PyThread_get_thread_ident()
+        self._clock = clock
+        self._real_clock = clock is None
+
+    # --- the clock
+
+    cdef double _now(self) except? -1.0:
+        if self._real_clock:
+            return bz_now()
+        return self._clock()
+
+    def now(self):
+        """Seconds on the engine's clock."""
+        return self._now()
+
+    # --- timers: deadlines of waiting steps, of the run, of retries and of cleanups, as data
+
+    def add_timer(self, double deadline, target):
+        """Have `due()` report `target` once `deadline` (engine's clock, seconds) has come. Returns a token."""
+        return self._arm(deadline, target)
+
+    def cancel_timer(self, uint64_t token):
+        """Take a timer back; one that was reported or taken back already is left alone."""
+        self._disarm(token)
+
+    def arm_deadline(self, Context ctx not None):
+        """Watch the deadline of an invocation that is about to wait, if it has one."""
+        if ctx.deadline != INFINITY and ctx._timer == 0:
+            ctx._timer = self._arm(ctx.deadline, ctx)
+
+    cdef uint64_t _arm(self, double deadline, object target) except 0:
+        cdef bz_timer timer
+        if self._timer_targets is None:
+            self._timer_targets = {}
+        cdef uint64_t token = self._timer_count + 1
+        if bz_timers_add(&self._timers, deadline, token, &timer) != 0:
+            raise MemoryError("no memory for a timer")
+        self._timer_count = token
+        self._timer_targets[token] = (timer, target)
+        self.watch(deadline)
+        return token
+
+    cdef int _disarm(self, uint64_t token) except -1:
+        entry = self._timer_targets.pop(token, None)
+        if entry is not None:
+            bz_timers_cancel(&self._timers, entry[0])
+        return 0
+
+    def arm_run_deadline(self):
+        """Watch the run's deadline; done when something waits for the first time."""
+        if self.deadline != INFINITY and not self._deadline_armed:
+            self._deadline_armed = True
+            self._arm(self.deadline, self)
+
+    def next_deadline(self):
+        """The earliest deadline, infinite if there is none."""
+        cdef double deadline
+        if bz_timers_next(&self._timers, &deadline):
+            return deadline
+        return INFINITY
+
+    def due(self):
+        """The targets of all timers whose time has come, earliest first."""
+        cdef uint64_t token
+        targets = []
+        cdef double now = self._now()
+        while bz_timers_pop_due(&self._timers, now, &token):
+            targets.append(self._timer_targets.pop(token)[1])
+        return targets
+
+    # --- events in
+
+    def start(self, event):
+        """Queue the run's first event."""
+        self._deliver(self.router.find(event), event)
+
+    def receive(self, event, str emitter=None):
+        """Queue an event that no step returned: from outside, or sent in the middle of a step.
+
+        Args:
+            emitter: The step that sent it, for messages.
+        Raises:
+            WorkflowError: Nobody accepts the event. Nothing was queued.
+        """
+        try:
+            route = self.router.find(event)
+        except TypeError as exc:
+            raise _ValidationError(f"send_event takes an event: {exc}") from None
+        if route is None:
+            sender = "from outside the run" if emitter is None else f"by step {emitter!r}"
+            raise _WorkflowError(
+                f"no step of workflow {self.router.workflow!r} accepts {event.event_type!r}, which was sent {sender}",
+                step=emitter,
+                event_type=event.event_type,
+            )
+        if self.ending:
+            return
+        self._deliver(route, event)
+        if self._active is None and self._has_work():
+            self._need_spare()
+
+    def requeue(self, Context ctx not None, *, bint handle):
+        """Run an invocation again: its step, or with `handle` the step's `on_error`. It goes before what is queued."""
+        ctx._handling = handle
+        self._enqueue_front(ctx._step, ctx, ctx.seq)
+        if self._active is None:
+            self._need_spare()
+
+    def postpone(self, Py_ssize_t change):
+        """Count a retry that begins (+1) or ends (-1) waiting for its time."""
+        self.postponed += change
+
+    @property
+    def has_work(self):
+        """Whether events are queued or outcomes wait to be settled."""
+        return self._has_work()
+
+    @property
+    def queued(self):
+        """How many events wait for a worker."""
+        return self._queue.size() + (1 if self._next_step is not None else 0)
+
+    @property
+    def numbered(self):
+        """How many events the run has numbered."""
+        return self._numbered
+
+    def on_own_thread(self):
+        """Whether the caller is in the thread the run lives in."""
+        return PyThread_get_thread_ident() == self._thread
+
+    def wake_for_work(self):
+        """Have somebody look at the queue."""
+        if self._active is None and self._has_work():
+            self._need_spare()
+
+    cdef bint _has_work(self) noexcept:
+        return self._next_step is not None or self._queue.size() > 0 or len(self._finished) > 0
+
+    cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1:
+        if self._next_step is None and self._queue.size() == 0:
+            self._next_step = step
+            self._next_item = item
+            self._next_seq = seq
+            return 0
+        return self._queue.put(item, seq, <uint32_t> step.index)
+
+    cdef int _enqueue_front(self, StepInfo step, object item, uint64_t seq) except -1:
+        if self._next_step is not None:
+            self._queue.put_front(self._next_item, self._next_seq, <uint32_t> self._next_step.index)
+        self._next_step = step
+        self._next_item = item
+        self._next_seq = seq
+        return 0
+
+    cdef int _deliver(self, Route route, object event) except -1:
+        """Number an event and queue it for each step that accepts it."""
+        cdef StepInfo step
+        self._numbered += 1
+        cdef uint64_t seq = self._numbered
+        if route.only is not None:
+            return self._enqueue(route.only, event, seq)
+        if route.kind == ENDS_RUN:
+            self.on_stop(event)
+            return 0
+        if route.kind == ASKS:
+            self.on_ask(event)
+        for step in route.steps:
+            self._enqueue(step, event, seq)
+        return 0
+
+    # --- what steps produce
+
+    cdef int _dispatch(self, StepInfo step, object result) except -1:
+        """Queue what a step returned; all of it or, if something is wrong with it, nothing."""
+        if type(result) is step.last_class:
+            return self._deliver(step.last_route, result)
+        if type(result) is not list:
+            return self._deliver(self.router.route_result(step, result), result)
+        events = list(<list> result)
+        for event in events:
+            if type(event) is not step.last_class:
+                self.router.route_result(step, event)
+        for event in events:
+            if self.ending:
+                break
+            if type(event) is step.last_class:
+                self._deliver(step.last_route, event)
+            else:
+                self._deliver(self.router.find(event), event)
+        return 0
+
+    cdef int _settle(self, Context ctx, object result, object error) except -1:
+        """The one place where an invocation's outcome takes effect."""
+        self.busy -= 1
+        self._settled += 1
+        if ctx._holds_slot:
+            self._release(ctx)
+        if self._log is not None and error is None:
+            self._note("finished", ctx)
+        if error is not None:
+            self.on_failed(ctx, error)
+        elif result is not None and not self.ending:
+            self._dispatch(ctx._step, result)
+        return 0
+
+    cdef int _note(self, str kind, Context ctx) except -1:
+        """Write a step record, if anybody wants them."""
+        if self._log.with_steps:
+            self.record(kind, ctx, None)
+        else:
+            self._log.unrecorded += 1
+        return 0
+
+    cdef int _settle_finished(self) except -1:
+        """Settle the outcomes of an earlier pass in the order of their events' numbers."""
+        entries, self._finished = self._finished, []
+        entries.sort(key=_entry_order)
+        cdef Py_ssize_t done = 0
+        cdef Context ctx
+        try:
+            for ctx, result, error in entries:
+                if self.ending:
+                    break
+                done += 1
+                self._settle(ctx, result, error)
+        finally:
+            self.busy -= len(entries) - done
+        return 0
+
+    cdef bint _must_wait_for_pass(self, Worker worker, Context ctx) except -1:
+        """Whether another step may finish in this same pass and has to be taken first."""
+        cdef Worker other
+        cdef Py_ssize_t looked_at = 0
+        if len(self._finished) > 0:
+            return True
+        if self._suspended == 0:
+            return False
+        if _abort_offset == 0:
+            return True
+        for other in self.workers:
+            if other is worker or not other.suspended:
+                continue
+            looked_at += 1
+            if looked_at > WORKERS_LOOKED_AT:
+                return True
+            # A task without an abort function has been woken: it runs in this pass or has run in it.
+            if other.ctx.seq < ctx.seq and bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None:
+                return True
+        return False
+
+    cdef int _release(self, Context ctx) except -1:
+        """Give a limited step's place to the invocation that has waited longest."""
+        cdef Limit limit = <Limit> self._limits[ctx._step.index]
+        cdef bz_record record
+        ctx._holds_slot = False
+        limit.running -= 1
+        if limit.backlog is not None and limit.backlog.size() > 0 and not self.ending:
+            item = limit.backlog.take(&record)
+            self._enqueue_front(ctx._step, item, record.seq)
+        return 0
+
+    # --- workers
+
+    cdef int _need_spare(self) except -1:
+        """Wake or start as many workers as the work asks for.
+
+        One at a time, so that steps that finish soon are taken by few workers; twice as many each time a worker arrives
+        and nothing has been settled since it was called, so that steps that wait long all start soon.
+        """
+        cdef Py_ssize_t want = self._queue.size() + (1 if self._next_step is not None else 0)
+        cdef Worker worker
+        if want == 0:
+            want = 1
+        if want > self._allowance:
+            want = self._allowance
+        while self._woken < want:
+            if self._parked:
+                worker = <Worker> self._parked.pop()
+                self.wake(worker)
+            else:
+                worker = <Worker> self.spawn()
+            worker._woken = True
+            worker._settled_at_wake = self._settled
+            self._woken += 1
+        return 0
+
+    def park(self, Worker worker not None):
+        """Note that a worker waits for work."""
+        self._parked.append(worker)
+
+    def unpark(self, Worker worker not None):
+        """Take a worker off the list of those that wait; False if it had been woken."""
+        if worker in self._parked:
+            self._parked.remove(worker)
+            return True
+        return False
+
+    def take_parked(self):
+        """All workers that wait for work, who from now on count as called."""
+        parked, self._parked = self._parked, []
+        return parked
+
+    # --- the end
+
+    def stop_dispatching(self):
+        """Drop what is queued and dispatch nothing more. Returns the invocations that are still running."""
+        cdef Limit limit
+        cdef Worker worker
+        self.ending = True
+        self._next_step = None
+        self._next_item = None
+        self._queue.drop_all()
+        entries, self._finished = self._finished, []
+        self.busy -= len(entries)
+        if self._limits is not None:
+            for limit in self._limits:
+                if limit is not None and limit.backlog is not None:
+                    limit.backlog.drop_all()
+        return [worker.ctx for worker in self.workers if worker.ctx is not None]
+
+    def abort(self, Context ctx not None, int reason):
+        """Mark an invocation as aborted, for the first reason only. False if it was aborted or over already."""
+        if ctx.abort_reason != 0 or ctx._worker is None or ctx._worker.ctx is not ctx:
+            return False
+        ctx.abort_reason = reason
+        return True
+
+    def running(self, str step_name=None):
+        """The invocations that are running, all of them or those of one step."""
+        cdef Worker worker
+        return [
+            worker.ctx for worker in self.workers
+            if worker.ctx is not None and (step_name is None or worker.ctx._step.name == step_name)
+        ]
+
+
+def _entry_order(entry):
+    cdef Context ctx = <Context> entry[0]
+    return ctx.seq, ctx._step.index
+
+
+cdef class Context:
+    """What a step knows of its run: shared state, events, the stream.
+
+    Valid while the step runs. `set`, `get`, `send_event` and `write_event_to_stream` are plain calls and work from
+    thread steps too. They act at once and are not undone when the step fails.
+    """
+
+    def __init__(self):
+        raise TypeError("a Context is handed to steps and cannot be made")
+
+    # --- the shared state
+
+    def set(self, key, value):
+        """Store a value under a key for all steps of the run. Nothing is copied.
+
+        Raises:
+            ValidationError: The value, or something inside it, cannot be stored; names the key, the path and the type.
+        """
+        self._check()
+        self._run.state.put(key, value)
+
+    def get(self, key, default=None):
+        """The value stored under `key`, or `default`."""
+        return self._run.state.fetch(key, default)
+
+    def set_bytes(self, key, data):
+        """Store bytes.
+
+        Raises:
+            ValidationError: `data` is not bytes-like.
+        """
+        self._check()
+        self._run.state.set_bytes(key, data)
+
+    def get_bytes(self, key):
+        """The bytes stored under `key`, or None.
+
+        Raises:
+            ValidationError: The key holds something else.
+        """
+        return self._run.state.get_bytes(key)
+
+    def set_value(self, key, value):
+        """Store a `StateValue`."""
+        self._check()
+        self._run.state.set_value(key, value)
+
+    def get_value(self, key):
+        """What is stored under `key` as a `StateValue`, or None."""
+        return self._run.state.get_value(key)
+
+    def delete(self, key):
+        """Remove a key. Returns whether it was there."""
+        self._check()
+        return self._run.state.delete(key)
+
+    def has(self, key):
+        """Whether the key is there; None is a value."""
+        return self._run.state.has(key)
+
+    def keys(self):
+        """The keys there are, as a list."""
+        return self._run.state.keys()
+
+    def edit(self, key, default=None):
+        """Hold a key while its value is changed over an await: `async with ctx.edit("n") as cell: cell.value += 1`.
+
+        Others that edit the same key wait; other keys, and plain `get` and `set`, do not. The value is stored when the
+        block is left normally, and not when it is left by an exception.
+
+        Raises:
+            ValidationError: On leaving: the value cannot be stored.
+        """
+        self._check()
+        return self._run.edit(self, key, default)
+
+    @property
+    def state(self):
+        """The shared state as a mapping."""
+        return self._run.state
+
+    @property
+    def session(self):
+        """Live objects of this process, by identity; never checked, never written anywhere."""
+        return self._run.session
+
+    # --- the run
+
+    def run_id(self):
+        """The run's id, a UUID."""
+        return self._run.run_id
+
+    @property
+    def step_name(self):
+        """The name of the step that runs."""
+        return self._step.name
+
+    @property
+    def workflow_name(self):
+        """The name of the workflow."""
+        return self._run.router.workflow
+
+    @property
+    def cancelled(self):
+        """Whether this step has been told to stop. A thread step looks here, or calls `check_cancelled`."""
+        return self.abort_reason != 0
+
+    def check_cancelled(self):
+        """Raise `CancelledError` if this step has been told to stop; for loops in thread steps."""
+        if self.abort_reason != 0:
+            raise _CancelledError(run_id=self._run.run_id)
+
+    def cleanup(self):
+        """`async with ctx.cleanup():` a block that may await although the step was aborted.
+
+        It has the workflow's `cleanup_grace` (seconds); then it is cancelled too, and a warning names the step.
+        """
+        return self._run.cleanup(self)
+
+    # --- events
+
+    def send_event(self, event, key=None):
+        """Queue an event now, in the middle of the step.
+
+        Args:
+            key: If given, an event is sent once per key in a run; later ones are ignored.
+        Raises:
+            WorkflowError: No step accepts the event.
+        """
+        self._check()
+        cdef RunCore run = self._run
+        if PyThread_get_thread_ident() != run._thread:
+            run.post(event, key, self._step.name)
+            return
+        run.send(event, key, self._step.name)
+
+    def write_event_to_stream(self, event):
+        """Show an event to whoever reads the run's stream. Nobody can read a plain `run()`: then it costs nothing.
+
+        Raises:
+            ValidationError: `event` is not an event.
+        """
+        self._check()
+        cdef RunCore run = self._run
+        if not isinstance(event, _Event):
+            raise _ValidationError(
+                f"step {self._step.name!r}: write_event_to_stream takes an event, got a {type(event).__name__!r} object"
+            )
+        if run._log is None:
+            return
+        if PyThread_get_thread_ident() != run._thread:
+            run.post_to_stream(event)
+            return
+        run._log.write(event)
+
+    def emit_usage(self, event):
+        """Count a `UsageEvent` in the run's totals and write it to the stream.
+
+        Raises:
+            ValidationError: `event` is no `UsageEvent`.
+        """
+        self._check()
+        self._run.add_usage(event, self._step.name)
+
+    def collect_events(self, event, wanted, *, key=None):
+        """Gather events that reach this step until all wanted ones are there.
+
+        Args:
+            event: The event the step was given.
+            wanted: How many events, or a list of event types (classes or names).
+            key: Keeps gatherings of the same step apart.
+        Returns:
+            None until complete; then the events: in the order of their numbers, or for types in the order given. The
+            gathering is empty after that. An event counts once, however often its step is retried.
+        Raises:
+            ValidationError: `event` is not the step's event, or `wanted` is not a positive number or a list of types.
+        """
+        self._check()
+        cdef RunCore run = self._run
+        if event is not self._event:
+            raise _ValidationError(
+                f"step {self._step.name!r}: collect_events takes the event the step was given, got {type(event).__name__!r}"
+            )
+        if self._joined is not None and key in self._joined:
+            return list(self._joined[key])
+        _check_wanted(self._step, wanted)
+        if run._joins is None:
+            run._joins = {}
+        place = (self._step.index, key)
+        join = run._joins.get(place)
+        if join is None:
+            join = run._joins[place] = Join.__new__(Join)
+        events = (<Join> join).add(self.seq, event, wanted)
+        if events is None:
+            return None
+        if not (<Join> join)._by_number:
+            del run._joins[place]
+        if self._step.retry.n > 0:
+            if self._joined is None:
+                self._joined = {}
+            self._joined[key] = events
+            return list(events)
+        return events
+
+    cdef int _check(self) except -1:
+        if self._refused:
+            raise _CancelledError(
+                f"step {self._step.name!r} was told to stop and did not; its run has gone on without it",
+                run_id=self._run.run_id,
+            )
+        return 0
+
+    # --- for the engine
+
+    @property
+    def event(self):
+        """The event the step was given."""
+        return self._event
+
+    @property
+    def step(self):
+        """The step's `StepInfo`."""
+        return self._step
+
+    @property
+    def worker(self):
+        """The worker that runs this invocation."""
+        return self._worker
+
+    def refuse(self):
+        """Refuse whatever this invocation does from now on."""
+        self._refused = True
+        self.abandoned = True
+
+    def fail_with(self, error):
+        """Note what the last attempt failed with, for `on_error`."""
+        self.error = error
+
+    @property
+    def handling(self):
+        """Whether `on_error` runs instead of the step."""
+        return self._handling
+
+    def __repr__(self):
+        return f"<blazen.Context of step {self._step.name!r}, attempt {self.attempt}>"
+
+
+cdef int _check_wanted(StepInfo step, object wanted) except -1:
+    if isinstance(wanted, int) and not isinstance(wanted, bool):
+        if wanted > 0:
+            return 0
+    elif isinstance(wanted, (list, tuple)) and wanted:
+        for kind in wanted:
+            if not (isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, _Event))):
+                raise _ValidationError(
+                    f"step {step.name!r}: collect_events takes event types, got {kind!r} among them"
+                )
+        return 0
+    raise _ValidationError(
+        f"step {step.name!r}: collect_events takes a number above 0 or a list of event types, got {wanted!r}"
+    )
+
+
+cdef class Worker:
+    """Takes events off the queue and drives their steps. `await worker` returns when it needs Python; see `code`."""
+
+    def __init__(self, RunCore run not None):
+        self.run = run
+        run.workers.append(self)
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        """Go on; as of a generator. Only for drivers that do not use the send slot."""
+        cdef PyObject *yielded = NULL
+        if self._advance(value, &yielded):
+            result = <object> yielded
+            Py_DECREF(result)
+            return result
+        raise StopIteration(self.code)
+
+    def throw(self, kind, value=None, traceback=None):
+        """Raise an exception where the step waits; as of a generator."""
+        cdef PyObject *yielded = NULL
+        error = kind if value is None else value
+        if isinstance(error, type):
+            error = error()
+        if self._coro is None:
+            raise error
+        self._throw(error, &yielded)
+        if yielded is not NULL:
+            result = <object> yielded
+            Py_DECREF(result)
+            return result
+        return self.send(None)
+
+    def close(self):
+        """Close the step's coroutine; the loop has been torn down."""
+        if self._coro is not None:
+            coro, self._coro = self._coro, None
+            coro.close()
+
+    # For tools that walk the awaits of a task: the frame of the step that runs.
+    @property
+    def cr_frame(self):
+        return getattr(self._coro, "cr_frame", None)
+
+    @property
+    def cr_await(self):
+        return getattr(self._coro, "cr_await", None)
+
+    def retire(self):
+        """Leave the run."""
+        if self in self.run.workers:
+            self.run.workers.remove(self)
+        self._spare = None
+
+    def arrived(self):
+        """Count a worker that was called as there, though it did not come for work."""
+        if self._woken:
+            self._woken = False
+            self.run._woken -= 1
+
+    def wait_for_thread(self):
+        """Note that the worker waits for its step's thread; others take the work meanwhile."""
+        cdef RunCore run = self.run
+        self.suspended = True
+        run._suspended += 1
+        if run._has_work():
+            run._need_spare()
+
+    def finish_thread(self, result, error):
+        """Take the outcome of a step that ran in a thread."""
+        cdef RunCore run = self.run
+        self.suspended = False
+        run._suspended -= 1
+        run._active = self
+        run._last_time = bz_now()
+        try:
+            if len(run._finished) > 0 and (<PassCounter> run.passes).number != run._finished_pass:
+                run._settle_finished()
+            self._complete(result, error)
+        finally:
+            run._active = None
+
+    def lose_step(self):
+        """Let go of the step after an error of the engine itself; returns its context or None."""
+        ctx, self.ctx = self.ctx, None
+        self._coro = None
+        self._variables = None
+        return ctx
+
+    @property
+    def variables(self):
+        """The context variables of the running invocation."""
+        return self._variables
+
+    # --- the loop
+
+    cdef int _advance(self, object value, PyObject **yielded) except -1:
+        """Run steps. 1: one waits, and `yielded` is what to hand to trio. 0: see `code`."""
+        cdef RunCore run = self.run
+        cdef int taken
+        run._active = self
+        run._last_time = bz_now()
+        run._slice_start = run._last_time
+        run._slice_events = 0
+        if self._woken:
+            self._woken = False
+            run._woken -= 1
+            if run._settled != self._settled_at_wake:
+                run._allowance = 1
+            elif run._allowance < LARGEST_ALLOWANCE:
+                run._allowance *= 2
+        if self.suspended:
+            self.suspended = False
+            run._suspended -= 1
+        if len(run._finished) > 0 and (<PassCounter> run.passes).number != run._finished_pass:
+            run._settle_finished()
+        self.code = DRY
+        if self._coro is not None:
+            if self._resume(value, yielded):
+                return 1
+            if self.code == UNWOUND:
+                run._active = None
+                return 0
+        while True:
+            if run.ending:
+                self.code = ENDED
+                break
+            if run._real_clock:
+                if run._last_time - run._slice_start > LONGEST_SLICE:
+                    self.code = YIELD
+                    break
+            elif run._slice_events > LONGEST_SLICE_EVENTS:
+                self.code = YIELD
+                break
+            taken = self._take_next()
+            if taken == TAKEN_NOTHING:
+                self.code = SETTLE if len(run._finished) > 0 else DRY
+                break
+            if taken == TAKEN_COROUTINE:
+                if self._resume(None, yielded):
+                    return 1
+            elif taken == TAKEN_THREAD:
+                self.code = IN_THREAD
+                break
+            if self.code == UNWOUND:
+                break
+        run._active = None
+        return 0
+
+    cdef int _take_next(self) except -1:
+        """Take the next event and begin its step."""
+        cdef RunCore run = self.run
+        cdef StepInfo step
+        cdef Context ctx
+        cdef Limit limit
+        cdef bz_record record
+        cdef object item
+        if run._next_step is not None:
+            step = run._next_step
+            item = run._next_item
+            record.seq = run._next_seq
+            run._next_step = None
+            run._next_item = None
+        elif run._queue.size() > 0:
+            item = run._queue.take(&record)
+            step = <StepInfo> (<tuple> run.router.steps)[record.route]
+        else:
+            return TAKEN_NOTHING
+        if step.limit > 0:
+            limit = <Limit> run._limits[step.index]
+            if limit.running >= step.limit:
+                if limit.backlog is None:
+                    limit.backlog = EventQueue.__new__(EventQueue)
+                limit.backlog.put(item, record.seq, <uint32_t> step.index)
+                return TAKEN_DONE
+        if type(item) is Context:
+            ctx = <Context> item
+            if not ctx._handling:
+                ctx.attempt += 1
+            ctx.abort_reason = 0
+        else:
+            if type(item) is not step.accept_class:
+                item = run.router.adapt(step, item)
+            ctx = self._spare
+            if ctx is not None and Py_REFCNT(ctx) == 2:      # held by the two names here, by no step
+                self._spare = None
+                ctx.abort_reason = 0
+                ctx._joined = None
+                ctx.error = None
+                ctx._handling = False
+            else:
+                ctx = Context.__new__(Context)
+                ctx._run = run
+            ctx._step = step
+            ctx._event = item
+            ctx.seq = record.seq
+            ctx.attempt = 1
+        ctx._timer = 0
+        if step.limit > 0:
+            limit.running += 1
+            ctx._holds_slot = True
+        ctx._worker = self
+        self.ctx = ctx
+        run.busy += 1
+        return self._begin(step, ctx)
+
+    cdef int _begin(self, StepInfo step, Context ctx) except -1:
+        """Call the step."""
+        cdef RunCore run = self.run
+        cdef PyObject *out
+        if run._real_clock:
+            ctx.started = run._last_time
+        elif step.timeout != INFINITY or run._log is not None:
+            ctx.started = run._clock()
+        ctx.deadline = INFINITY if ctx._handling else ctx.started + step.timeout
+        if run._log is not None:
+            run._note("started", ctx)
+        self._variables = PyContext_Copy(run._context)
+        if ctx._handling:
+            PyContext_Enter(self._variables)
+            out = bz_call2(<PyObject *> step.on_error, <PyObject *> ctx._event, <PyObject *> ctx.error)
+            PyContext_Exit(self._variables)
+        elif step.in_thread:
+            return TAKEN_THREAD
+        elif step.is_async:
+            # Makes the coroutine; nothing of the step has run yet.
+            out = self._call(step, ctx)
+        else:
+            PyContext_Enter(self._variables)
+            out = self._call(step, ctx)
+            PyContext_Exit(self._variables)
+        if out is NULL:
+            error = <object> bz_take_exception()
+            Py_DECREF(error)
+            self._complete(None, error)
+            return TAKEN_DONE
+        result = <object> out
+        Py_DECREF(result)
+        if step.is_async if not ctx._handling else hasattr(result, "__await__"):
+            self._coro = result if PyCoro_CheckExact(result) else result.__await__()
+            return TAKEN_COROUTINE
+        self._complete(result, None)
+        return TAKEN_DONE
+
+    cdef inline PyObject *_call(self, StepInfo step, Context ctx) noexcept:
+        if not step.wants_ctx:
+            return bz_call1(<PyObject *> step.fn, <PyObject *> ctx._event)
+        if step.ctx_first:
+            return bz_call2(<PyObject *> step.fn, <PyObject *> ctx, <PyObject *> ctx._event)
+        return bz_call2(<PyObject *> step.fn, <PyObject *> ctx._event, <PyObject *> ctx)
+
+    cdef int _resume(self, object value, PyObject **yielded) except -1:
+        """Let the step's coroutine go on. 1: it waits. 0: it has ended and is settled."""
+        cdef PyObject *out = NULL
+        cdef PySendResult status
+        PyContext_Enter(self._variables)
+        status = PyIter_Send(<PyObject *> self._coro, <PyObject *> value, &out)
+        PyContext_Exit(self._variables)
+        return self._after_send(status, out, yielded)
+
+    cdef int _throw(self, object error, PyObject **yielded) except -1:
+        cdef PyObject *out = NULL
+        cdef PySendResult status = PYGEN_NEXT
+        PyContext_Enter(self._variables)
+        try:
+            message = self._coro.throw(error)
+            Py_INCREF(message)
+            out = <PyObject *> message
+        except StopIteration as stop:
+            status = PYGEN_RETURN
+            message = stop.value
+            Py_INCREF(message)
+            out = <PyObject *> message
+        except BaseException as exc:
+            PyContext_Exit(self._variables)
+            self._complete(None, exc)
+            return 0
+        PyContext_Exit(self._variables)
+        return self._after_send(status, out, yielded)
+
+    cdef int _after_send(self, int status, PyObject *out, PyObject **yielded) except -1:
+        cdef RunCore run = self.run
+        cdef Context ctx = self.ctx
+        if status == PYGEN_NEXT:
+            yielded[0] = out
+            self.suspended = True
+            run._suspended += 1
+            run._active = None
+            if ctx.deadline != INFINITY and ctx._timer == 0:
+                ctx._timer = run._arm(ctx.deadline, ctx)
+            if run.deadline != INFINITY and not run._deadline_armed:
+                run.arm_run_deadline()
+            if run._has_work():
+                run._need_spare()
+            return 1
+        if status == PYGEN_RETURN:
+            result = <object> out
+            Py_DECREF(result)
+            self._complete(result, None)
+            return 0
+        error = <object> bz_take_exception()
+        Py_DECREF(error)
+        self._complete(None, error)
+        return 0
+
+    cdef int _complete(self, object result, object error) except -1:
+        """The step is out. Decide what its outcome is, and settle it now or with the others of this pass."""
+        cdef RunCore run = self.run
+        cdef Context ctx = self.ctx
+        cdef StepInfo step = ctx._step
+        cdef double now = bz_now()
+        if now - run._last_time > LONGEST_BLOCK and not step.is_async and not step.in_thread and not ctx._handling:
+            run.on_blocked(ctx, now - run._last_time)
+        run._last_time = now
+        run._slice_events += 1
+        self._coro = None
+        self._variables = None
+        if ctx._timer != 0:
+            run._disarm(ctx._timer)
+            ctx._timer = 0
+        if _status_offset > 0 and bz_slot_read(<PyObject *> self.task, _status_offset) is not <PyObject *> self.status:
+            error = run.on_scope_left_open(ctx, error)
+        if len(_lock_owners) > 0 and len(_lock_owners.get(self.task, ())) != self.locks:
+            error = run.on_lock_left_held(ctx, error)
+        if ctx.abort_reason != 0:
+            if self.scope is not None:
+                self.code = UNWOUND
+            if ctx.abort_reason != TIMED_OUT or ctx.abandoned:
+                self.ctx = None
+                run.busy -= 1
+                run._settled += 1
+                if ctx._holds_slot:
+                    run._release(ctx)
+                run.on_unwound(ctx, error)
+                return 0
+            result = None
+            error = run.timeout_error(ctx, error)
+        elif error is not None and not isinstance(error, Exception):
+            self.ctx = None
+            run.busy -= 1
+            run._settled += 1
+            if ctx._holds_slot:
+                run._release(ctx)
+            run.on_base_exception(ctx, error)
+            return 0
+        elif ctx.deadline != INFINITY and (now if run._real_clock else run._clock()) >= ctx.deadline:
+            result = None
+            error = run.timeout_error(ctx, error)
+        if run._must_wait_for_pass(self, ctx):
+            if run.passes is None:
+                run.passes = run.pass_counter()
+            if len(run._finished) == 0:
+                run._finished_pass = (<PassCounter> run.passes).number
+            self.ctx = None
+            run._finished.append((ctx, result, error))
+            return 0
+        run._settle(ctx, result, error)
+        self.ctx = None
+        if error is None:
+            self._spare = ctx
+        return 0
+
+
+cdef int _worker_send(PyObject *worker, PyObject *value, PyObject **result) except -1:
+    """`await worker` goes on: 1 hands a message to trio, 0 returns the code."""
+    cdef Worker self = <Worker> worker
+    try:
+        if self._advance(<object> value, result):
+            return 1
+    except BaseException:
+        self.run._active = None
+        raise
+    cdef object code = self.code
+    Py_INCREF(code)
+    result[0] = <PyObject *> code
+    return 0
+
+
+bz_set_am_send(<PyTypeObject *> Worker, _worker_send)

@@ -1,0 +1,83 @@
+"""`ctx.edit(key)`: a key held while its value is changed over an await."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trio.lowlevel import Abort, checkpoint, current_task, reschedule, wait_task_rescheduled
+
+from blazen.errors import ValidationError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import trio
+
+    from blazen._core.run import Context
+    from blazen.engine.run import Run
+
+
+class Edit:
+    """Holds one key of the shared state. `value` may be read and set.
+
+    Not a `trio.Lock`: a lock would belong to the worker's task, which runs other steps too.
+    """
+
+    __slots__ = ("_ctx", "_default", "_held", "_key", "_queue", "_run", "value")
+
+    def __init__(self, run: Run, ctx: Context, key: str, default: object, held: dict[str, Edit]) -> None:
+        self._run = run
+        self._ctx = ctx
+        self._key = key
+        self._default = default
+        self._held = held  # of the run: key -> the edit that holds it
+        self._queue: list[trio.lowlevel.Task] = []  # tasks that wait for this edit to end, in order
+
+    async def __aenter__(self) -> Edit:
+        holder = self._held.get(self._key)
+        if holder is None:
+            self._held[self._key] = self
+            try:
+                await checkpoint()
+            except BaseException:
+                self._let_go()
+                raise
+        else:
+            if holder._ctx is self._ctx:
+                raise ValidationError(
+                    f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
+                )
+            await self._wait_behind(holder)
+        self.value: object = self._ctx.get(self._key, self._default)
+        return self
+
+    async def _wait_behind(self, holder: Edit) -> None:
+        task = current_task()
+        queue = holder._queue
+        entry = (task, self)
+
+        def abort(_: object) -> Abort:
+            queue.remove(entry)  # type: ignore[arg-type]
+            return Abort.SUCCEEDED
+
+        queue.append(entry)  # type: ignore[arg-type]
+        await wait_task_rescheduled(abort)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                self._ctx.set(self._key, self.value)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if not self._queue:
+            del self._held[self._key]
+            return
+        (task, heir), *others = self._queue  # type: ignore[misc]
+        heir._queue[:0] = others  # type: ignore[has-type]
+        self._queue.clear()
+        self._held[self._key] = heir  # type: ignore[has-type]
+        reschedule(task)  # type: ignore[has-type]

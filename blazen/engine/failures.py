@@ -1,0 +1,225 @@
+"""What goes wrong in a run, put into errors and warnings that say what, where and what to do."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from blazen.engine.life import Happening
+from blazen.errors import BlazenWarning, CancelledError, TimeoutError, WorkflowError
+
+if TYPE_CHECKING:
+    from blazen._core.run import Context, Worker
+    from blazen.engine.run import Run
+    from blazen.events import Event, InputRequestEvent
+
+_LOCK_OWNERS: dict[Any, list[Any]] = getattr(
+    trio._core._parking_lot,  # type: ignore[attr-defined]
+    "GLOBAL_PARKING_LOT_BREAKER",
+    {},
+)
+
+
+def locks_held(task: trio.lowlevel.Task) -> int:
+    """How many trio locks a task holds."""
+    return len(_LOCK_OWNERS.get(task, ()))
+
+
+def without_cancelled(error: BaseException | None) -> BaseException | None:
+    """What is left of an exception when trio's own `Cancelled` is taken out of it."""
+    if error is None or isinstance(error, trio.Cancelled):
+        return None
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1]
+    return error
+
+
+def wrap(run: Run, ctx: Context, error: Exception) -> Exception:
+    """The error of a run whose step failed for good."""
+    if isinstance(error, TimeoutError | WorkflowError) and error.run_id == run.run_id:
+        return error  # the engine's own words
+    step = ctx.step
+    where = f"on_error of step {step.name!r}" if ctx.handling else f"step {step.name!r}"
+    tried = f" after {ctx.attempt} attempts" if ctx.attempt > 1 and not ctx.handling else ""
+    failure = WorkflowError(
+        f"{where} of workflow {run.router.workflow!r} failed on {ctx.event.event_type!r}{tried}: "
+        f"{type(error).__name__}: {error}",
+        step=step.name,
+        event_type=ctx.event.event_type,
+        run_id=run.run_id,
+    )
+    failure.__cause__ = error
+    return failure
+
+
+def step_timeout(run: Run, ctx: Context, error: BaseException | None) -> BaseException:
+    """The error of a step that is over its time; `error` is what came out of it while it was aborted."""
+    rest = without_cancelled(error)
+    if rest is not None and not isinstance(rest, Exception):
+        return rest
+    timeout = TimeoutError(
+        f"step {ctx.step.name!r} of workflow {run.router.workflow!r} was over its timeout of {ctx.step.timeout:g} s",
+        elapsed_ms=round((run.now() - ctx.started) * 1000.0),
+        step=ctx.step.name,
+        run_id=run.run_id,
+        suppressed=() if rest is None else (rest,),
+    )
+    if rest is not None:
+        timeout.__context__ = rest
+    return timeout
+
+
+def run_timeout(run: Run, elapsed: float) -> TimeoutError:
+    """The error of a run that is over its time (seconds)."""
+    return TimeoutError(
+        f"workflow {run.router.workflow!r} was over its timeout of {run.timeout:g} s",
+        elapsed_ms=round(elapsed * 1000.0),
+        step=None,
+        run_id=run.run_id,
+    )
+
+
+def idle(run: Run) -> WorkflowError:
+    """The error of a run that has nothing left to do and has not come to a StopEvent."""
+    return WorkflowError(
+        f"run of workflow {run.router.workflow!r} is idle: nothing is queued, nothing runs and nothing waits, and no "
+        "step has returned a StopEvent; a step returned None where an event was needed, or a join never got all it "
+        "waits for",
+        run_id=run.run_id,
+    )
+
+
+def unanswerable(run: Run, event: InputRequestEvent) -> WorkflowError:
+    """The error of a question in a run that nobody can answer."""
+    return WorkflowError(
+        f"workflow {run.router.workflow!r} asks {event.prompt!r}, and nobody can answer a plain run(): use "
+        "run_with_handler()",
+        event_type=event.event_type,
+        run_id=run.run_id,
+    )
+
+
+def unaccepted(run: Run, event: Event, emitter: str | None) -> WorkflowError:
+    """The error of an event that no step accepts."""
+    sender = "from outside the run" if emitter is None else f"by step {emitter!r}"
+    return WorkflowError(
+        f"no step of workflow {run.router.workflow!r} accepts {event.event_type!r}, which was sent {sender}",
+        step=emitter,
+        event_type=event.event_type,
+        run_id=run.run_id,
+    )
+
+
+def abandoned(run: Run, ctx: Context) -> Exception:
+    """The error of a run that ends because a thread would not stop."""
+    from blazen._core.run import TIMED_OUT
+
+    if ctx.abort_reason == TIMED_OUT:
+        error = step_timeout(run, ctx, None)
+        assert isinstance(error, Exception)
+        return error
+    return WorkflowError(
+        f"step {ctx.step.name!r} of workflow {run.router.workflow!r} runs in a thread, was told to stop and did not: "
+        "it was abandoned; have it call ctx.check_cancelled() now and then",
+        step=ctx.step.name,
+        event_type=ctx.event.event_type,
+        run_id=run.run_id,
+    )
+
+
+def lock_left_held(run: Run, ctx: Context) -> WorkflowError:
+    """The error of a step that returned with a trio lock held."""
+    return WorkflowError(
+        f"step {ctx.step.name!r} of workflow {run.router.workflow!r} ended and still holds a trio lock it acquired: "
+        "use `async with lock:` inside the step",
+        step=ctx.step.name,
+        event_type=ctx.event.event_type,
+        run_id=run.run_id,
+    )
+
+
+def suppress(run: Run, ctx: Context, error: BaseException) -> None:
+    """Keep an error that was raised while a step unwound."""
+    if run.ending:
+        run.happened(Happening.FAILURE, error)
+        return
+    warn(
+        run,
+        f"step {ctx.step.name!r} of workflow {run.router.workflow!r} was cancelled and its cleanup raised "
+        f"{type(error).__name__}: {error}",
+    )
+
+
+def warn(run: Run, message: str) -> None:
+    """Warn; where warnings are errors, the run fails with it."""
+    try:
+        warnings.warn(message, BlazenWarning, stacklevel=2)
+    except BlazenWarning as exc:
+        run.happened(Happening.FAILURE, exc)
+
+
+def overrun(run: Run, ctx: Context, seq: int) -> None:
+    """The grace period of an aborted step is over: say which one holds everybody up."""
+    if ctx.seq == seq and ctx.worker is not None and ctx.worker.ctx is ctx and ctx.cancelled:
+        warn(
+            run,
+            f"step {ctx.step.name!r} of workflow {run.router.workflow!r} was told to stop, shields itself from it and "
+            f"is still running after its cleanup grace; it is waited for",
+        )
+
+
+def broken_dispatch(run: Run, worker: Worker, error: BaseException) -> None:
+    """An exception came out of the dispatch loop itself: what a step returned cannot be dispatched, or memory ran out."""
+    ctx = worker.lose_step()
+    if not isinstance(error, Exception):
+        run.happened(Happening.FATAL, error)
+        return
+    if isinstance(error, WorkflowError):
+        error.run_id = run.run_id
+        run.fail(error)
+        return
+    step = None if ctx is None else ctx.step.name
+    failure = WorkflowError(
+        f"the engine could not go on after step {step!r} of workflow {run.router.workflow!r}: "
+        f"{type(error).__name__}: {error}",
+        step=step,
+        event_type=None if ctx is None else ctx.event.event_type,
+        run_id=run.run_id,
+    )
+    failure.__cause__ = error
+    run.fail(failure)
+
+
+def absorb(run: Run, group: BaseExceptionGroup[BaseException]) -> None:
+    """Take in what reached the run's own task while it waited for its workers."""
+    rest = without_cancelled(group)
+    while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
+        rest = rest.exceptions[0]
+    if rest is not None:
+        run.happened(Happening.FATAL, rest)
+
+
+def attach(run: Run) -> None:
+    """Give the run's error what happened beside it; where there is no error to carry it, warn."""
+    outcome = run.outcome
+    suppressed = tuple(error for error in run.suppressed if error is not outcome)
+    names = tuple(run.abandoned)
+    if isinstance(outcome, WorkflowError | TimeoutError | CancelledError):
+        outcome.suppressed = (*outcome.suppressed, *suppressed)
+        outcome.abandoned = names
+        return
+    run.suppressed.clear()
+    for error in suppressed:
+        warnings.warn(
+            f"a step of workflow {run.router.workflow!r} raised while it was stopped: {type(error).__name__}: {error}",
+            BlazenWarning,
+            stacklevel=2,
+        )
+    if names:
+        warnings.warn(
+            f"workflow {run.router.workflow!r} has ended and left threads behind that did not stop: {', '.join(names)}",
+            BlazenWarning,
+            stacklevel=2,
+        )

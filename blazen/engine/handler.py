@@ -1,0 +1,264 @@
+"""A run that can be watched and steered while it goes on."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import trio
+from trio.lowlevel import (
+    Abort,
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    enable_ki_protection,
+    in_trio_task,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from blazen._core import stream as stream_core
+from blazen._core.run import Worker
+from blazen.engine import failures
+from blazen.engine.life import State
+from blazen.errors import BlazenWarning, CancelledError, ValidationError
+from blazen.events import Event, InputRequestEvent, InputResponseEvent, StepRecord, StreamGap
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from types import TracebackType
+
+    from blazen._core.stream import EventStream, StreamIterator
+    from blazen.engine.result import WorkflowResult
+    from blazen.engine.run import Run
+
+Out = TypeVar("Out")
+
+
+async def _wait_for_stream(stream: EventStream) -> None:
+    """Wait until the stream has grown or ended."""
+    task = current_task()
+    wake = partial(reschedule, task)
+
+    def abort(_: object) -> Abort:
+        stream.remove_waiter(wake)
+        return Abort.SUCCEEDED
+
+    stream.add_waiter(wake)
+    await wait_task_rescheduled(abort)
+
+
+stream_core.configure(StreamGap, StepRecord, _wait_for_stream, checkpoint)
+
+
+class RunHandler(Generic[Out]):
+    """The handle of one run: `async with workflow.run_with_handler(...) as handler`.
+
+    Leaving the block normally waits for the run; leaving it by an exception cancels the run, waits until its steps are
+    out, and lets that exception through unchanged. A failure that nobody has seen through `result()` is raised on
+    leaving. Methods are for the trio loop the run lives in, except `cancel` and `send_event`: those are for any thread.
+    """
+
+    __slots__ = ("_asked", "_entered", "_manager", "_run", "_start")
+
+    def __init__(self, run: Run, start: Event) -> None:
+        self._run = run
+        self._start = start
+        self._asked = False
+        self._entered = False
+        self._manager = trio.open_nursery()
+
+    async def __aenter__(self) -> RunHandler[Out]:
+        if self._entered:
+            raise ValidationError("a handler is entered once; call run_with_handler() again for another run")
+        self._entered = True
+        run = self._run
+        run.enter_loop()
+        run.nursery = await self._manager.__aenter__()
+        run.begin(self._start)
+        run.nursery.start_soon(run.work, Worker(run), name="blazen worker")
+        run.loop  # noqa: B018  # for other threads: made here, on the loop's own thread
+        return self
+
+    @enable_ki_protection
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        run = self._run
+        if error is not None:
+            run.cancel()
+        interrupted: BaseException | None = None
+        try:
+            await run.wait_until_over()
+        except BaseException as exc:  # the caller was cancelled; its workers are told by trio, and are waited for
+            interrupted = exc
+            if not run.over:
+                if isinstance(exc, trio.Cancelled):
+                    run.caller_left()
+                else:
+                    run.cancel()
+                with trio.CancelScope(shield=True):
+                    await run.wait_until_over()
+        try:
+            await self._manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            if failures.without_cancelled(group) is not None:
+                raise
+        if error is not None:
+            self._report_unasked()
+            return
+        if interrupted is not None:
+            raise interrupted
+        outcome = run.outcome
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+            raise outcome
+        if run.life is State.FAILED and not self._asked:
+            run.result()
+        if run.life is State.CANCELLED:
+            await checkpoint_if_cancelled()
+
+    def _report_unasked(self) -> None:
+        """The block raised by itself: a failure of the run that nobody asked for is at least warned of."""
+        outcome = self._run.outcome
+        if self._run.life is State.FAILED and not self._asked:
+            import warnings
+
+            warnings.warn(
+                f"a run failed while its block was left by another exception: {type(outcome).__name__}: {outcome}",
+                BlazenWarning,
+                stacklevel=2,
+            )
+
+    def __await__(self) -> Any:
+        raise ValidationError("run_with_handler() is used as `async with workflow.run_with_handler(...) as handler:`")
+
+    # --- seeing
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, a UUID."""
+        return self._run.run_id
+
+    @property
+    def state(self) -> str:
+        """`"running"`, `"waiting"`, `"completed"`, `"failed"` or `"cancelled"`."""
+        return self._run.state_name
+
+    async def result(self) -> WorkflowResult[Out]:
+        """Wait for the run and return its result. Any number of times, from any number of tasks.
+
+        Raises:
+            WorkflowError: A step failed, or the run could not go on.
+            TimeoutError: A step or the run was over its time.
+            CancelledError: The run was cancelled.
+        """
+        self._check_entered()
+        await self._run.wait_until_over()
+        self._asked = True
+        return self._run.result()
+
+    def stream_events(self, *, lifecycle: bool = False, buffer: int | None = None) -> AsyncIterator[Event]:
+        """The run's outside events, each from the start of the run, until the run ends.
+
+        Args:
+            lifecycle: Also give a `StepRecord` for each thing that happens to a step. They are written from the first
+                call that wants them; a later reader first gets a `StreamGap` that says how many were not.
+            buffer: Give only the newest so many whenever the reader lags further behind; its `lost` counts the rest.
+        Raises:
+            ValidationError: `buffer` is not a positive int.
+        """
+        self._check_entered()
+        if buffer is not None and (isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1):
+            raise ValidationError(f"stream_events: buffer must be an int above 0, got {buffer!r}")
+        stream = self._run.stream
+        assert stream is not None
+        if lifecycle:
+            missed = stream.want_steps()
+            if missed:
+                stream.append(StreamGap(missed))
+        reader: StreamIterator = stream.read(steps=lifecycle, buffer=buffer or 0)
+        return reader
+
+    # --- steering
+
+    def cancel(self, reason: str | None = None) -> None:
+        """End the run as cancelled; `result()` raises `CancelledError` with `reason`. Any number of times, any time.
+
+        From any thread. It returns at once: the run is over when `result()` says so.
+        """
+        self._check_entered()
+        if reason is not None and not isinstance(reason, str):
+            raise ValidationError(f"cancel: reason must be a str or None, got {type(reason).__name__!r}")
+        if self._run.over:
+            return
+        self._on_loop(partial(self._run.cancel, reason))
+
+    def cancel_step(self, step_name: str) -> None:
+        """Abort the running invocations of one step. They produce nothing; the run goes on.
+
+        Raises:
+            ValidationError: The workflow has no such step.
+        """
+        self._check_entered()
+        names = [step.name for step in self._run.router.steps]
+        if step_name not in names:
+            raise ValidationError(
+                f"cancel_step: workflow {self._run.router.workflow!r} has no step {step_name!r}; it has {', '.join(names)}"
+            )
+        self._on_loop(partial(self._run.cancel_step, step_name))
+
+    def send_event(self, event: Event) -> None:
+        """Put an event into the run, from any thread.
+
+        Raises:
+            ValidationError: The run has ended, or `event` is no event.
+            WorkflowError: No step accepts it. The run is undisturbed.
+        """
+        self._check_entered()
+        self._run.check_accepted(event, None)
+        if self._here():
+            self._run.send(event, None, None)
+        else:
+            self._run.post(event, None, None)
+
+    def pending_inputs(self) -> list[InputRequestEvent]:
+        """The questions that are open, oldest first."""
+        return list(self._run.questions.values())
+
+    def respond_to_input(self, request_id: str, response: object) -> None:
+        """Answer an open question.
+
+        Raises:
+            ValidationError: There is no such question, or it has been answered. The run is undisturbed.
+        """
+        self._check_entered()
+        if request_id not in self._run.questions or self._run.over:
+            raise ValidationError(
+                f"respond_to_input: no open question has the id {request_id!r}; open are "
+                f"{', '.join(map(repr, self._run.questions)) or 'none'}"
+            )
+        answer = InputResponseEvent(request_id=request_id, response=response)
+        self._run.check_accepted(answer, None)
+        self._run.send(answer, None, None)
+        del self._run.questions[request_id]
+
+    # --- who calls from where
+
+    def _check_entered(self) -> None:
+        if not self._entered:
+            raise ValidationError("this run has not begun: use `async with workflow.run_with_handler(...) as handler:`")
+
+    def _here(self) -> bool:
+        return in_trio_task() and self._run.on_own_thread()
+
+    def _on_loop(self, call: Callable[[], object]) -> None:
+        if self._run.on_own_thread():
+            call()
+        else:
+            self._run.loop.post(call)
+
+    def __repr__(self) -> str:
+        return f"<blazen.RunHandler of {self._run.router.workflow!r}, {self.state}>"
+
+
+__all__ = ["CancelledError", "RunHandler"]

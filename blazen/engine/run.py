@@ -1,0 +1,625 @@
+"""One run: the workers as trio tasks, and everything that happens once per run.
+
+What happens once per event is in `blazen._core.run`; the rules of a run's life are in `blazen.engine.life`. Here are the
+hooks that the compiled loop calls and the coroutines that wait.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import random
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+from trio.lowlevel import (
+    Abort,
+    cancel_shielded_checkpoint,
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_clock,
+    current_task,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from blazen._core import run as core
+from blazen._core.run import Context, RunCore, Worker
+from blazen._core.stream import EventStream
+from blazen.engine import failures, scopes, threads
+from blazen.engine.life import NAMES, OVER, Command, Happening, State, follow
+from blazen.engine.loop import LoopState, loop_state
+from blazen.engine.result import RunId, Totals, WorkflowResult
+from blazen.errors import BlazenError, CancelledError, TimeoutError, ValidationError, WorkflowError
+from blazen.events import Event, StepRecord, StopEvent, UsageEvent
+
+if TYPE_CHECKING:
+    from blazen._core.router import Router
+    from blazen._core.state import StateStore
+    from blazen.engine.edits import Edit
+    from blazen.events import InputRequestEvent
+
+_INFINITY = float("inf")
+_SystemClock = trio._core._run.SystemClock  # type: ignore[attr-defined]  # to tell real time from a test's clock
+
+core.configure_trio(
+    trio.Cancelled,
+    trio.lowlevel.Task,
+    # A table of trio's own: which task holds which locks. Without it a lock left held goes unnoticed.
+    getattr(trio._core._parking_lot, "GLOBAL_PARKING_LOT_BREAKER", {}),  # type: ignore[attr-defined]
+)
+
+
+class Run(RunCore):
+    """A run of a workflow. Used by one trio task, and by the workers it starts."""
+
+    __slots__ = (
+        "_clock_offset",
+        "_cleanup_grace",
+        "_edits",
+        "_loop",
+        "_sent_keys",
+        "_sentinel_scope",
+        "_started",
+        "_state",
+        "_stray",
+        "_waiters",
+        "_watch_deadline",
+        "_watch_scope",
+        "_watched",
+        "abandoned",
+        "id",
+        "interactive",
+        "nursery",
+        "outcome",
+        "questions",
+        "scoped",
+        "suppressed",
+        "timeout",
+        "totals",
+    )
+
+    def __init__(
+        self,
+        router: Router,
+        state: StateStore,
+        *,
+        session: dict[str, object],
+        stream: EventStream | None = None,
+        run_id: str | None = None,
+        timeout: float | None = None,
+        cleanup_grace: float = 5.0,
+    ) -> None:
+        self.prepare(router, state, session, contextvars.copy_context(), stream)
+        self.id = RunId(run_id)
+        self.timeout = timeout
+        self.interactive = stream is not None
+        # A step can be aborted alone only by its own timeout or through a handler. Otherwise steps are aborted all at
+        # once, and the nursery's scope does it: a scope per worker would cost each run more than its steps.
+        self.scoped = router.has_timeouts or self.interactive
+        self.nursery: trio.Nursery = None  # type: ignore[assignment]
+        self.outcome: StopEvent | BaseException | None = None
+        self.suppressed: list[BaseException] = []
+        self.abandoned: list[str] = []
+        self.totals: Totals | None = None
+        self.questions: dict[str, InputRequestEvent] = {}
+        self._cleanup_grace = cleanup_grace
+        self._state = State.READY
+        self._stray: BaseException | None = None
+        self._waiters: list[trio.lowlevel.Task] = []
+        self._watched = False
+        self._watch_scope: trio.CancelScope | None = None
+        self._watch_deadline = _INFINITY
+        self._sentinel_scope: trio.CancelScope | None = None
+        self._loop: LoopState | None = None
+        self._edits: dict[str, Edit] | None = None
+        self._sent_keys: set[object] | None = None
+
+    # --- its life
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, a UUID."""
+        return str(self.id)
+
+    @property
+    def life(self) -> State:
+        """Where the run stands."""
+        return self._state
+
+    @property
+    def state_name(self) -> str:
+        """What `handler.state` says."""
+        if self._state is State.RUNNING and self.questions and not (self.busy or self.has_work or self.postponed):
+            return "waiting"
+        return NAMES[self._state]
+
+    @property
+    def over(self) -> bool:
+        """Whether the run has ended and every step is out."""
+        return self._state in OVER
+
+    @enable_ki_protection
+    def happened(self, happening: Happening, payload: StopEvent | BaseException | None = None) -> None:
+        """Follow the table of a run's life."""
+        self._state, commands = follow(self._state, happening)
+        for command in commands:
+            if command is Command.KEEP:
+                if isinstance(self.outcome, BaseException):
+                    self.suppressed.append(self.outcome)
+                self.outcome = payload
+            elif command is Command.ABORT:
+                self._abort_all()
+            elif command is Command.SUPPRESS and isinstance(payload, BaseException):
+                self.suppressed.append(payload)
+            elif command is Command.PUBLISH:
+                self._publish()
+
+    def fail(self, error: BaseException) -> None:
+        """End the run with an error; every step is aborted."""
+        self.happened(Happening.FAILURE, error)
+
+    def cancel(self, reason: str | None = None) -> None:
+        """End the run as cancelled. Any number of times, at any time."""
+        self.happened(Happening.CANCEL, CancelledError(reason, run_id=self.run_id))
+
+    def caller_left(self) -> None:
+        """The scope that the run lives in was cancelled."""
+        self.happened(Happening.LEFT, CancelledError(run_id=self.run_id))
+
+    def result(self) -> WorkflowResult[Any]:
+        """The result of a run that is over; raises what it failed with."""
+        outcome = self.outcome
+        if isinstance(outcome, BaseException):
+            raise outcome.with_traceback(None)
+        assert outcome is not None
+        return WorkflowResult(outcome, self.id, self.totals)
+
+    def _abort_all(self) -> None:
+        for ctx in self.stop_dispatching():
+            self.abort_step(ctx, core.RUN_ENDING)
+        for worker in self.take_parked():
+            reschedule(worker.task)
+
+    def _publish(self) -> None:
+        failures.attach(self)
+        if self.stream is not None:
+            self.stream.end()
+        waiters, self._waiters = self._waiters, []
+        for task in waiters:
+            reschedule(task)
+
+    # --- running
+
+    @enable_ki_protection
+    async def execute(self, start: Event) -> WorkflowResult[Any]:
+        """Run to the end in the calling task, which is the first worker."""
+        self._enter_loop()
+        try:
+            async with trio.open_nursery() as self.nursery:
+                self.begin(start)
+                worker = Worker(self)
+                await (self.work(worker) if self.scoped else self._work_unscoped(worker))
+        except BaseExceptionGroup as group:  # something reached this task while it waited for the others
+            failures.absorb(self, group)
+        if self._state not in OVER:
+            self.happened(Happening.UNWOUND)
+        if self._state is State.CANCELLED:
+            await checkpoint_if_cancelled()
+            if self._stray is not None:
+                raise self._stray
+        return self.result()
+
+    def begin(self, start: Event) -> None:
+        """Queue the first event."""
+        self.happened(Happening.START)
+        if self.timeout is not None:
+            self.deadline = self.now() + self.timeout
+        self._started = self.now()
+        self.start(start)
+
+    def _enter_loop(self) -> None:
+        clock = current_clock()
+        if type(clock) is _SystemClock:
+            self.bind(None)
+            self._clock_offset = trio.current_time() - self.now()
+        else:
+            self.bind(clock.current_time)
+            self._clock_offset = 0.0
+
+    enter_loop = _enter_loop
+
+    @enable_ki_protection
+    async def _work_unscoped(self, worker: Worker) -> None:
+        task = worker.task = current_task()
+        worker.status = task._cancel_status  # type: ignore[attr-defined]
+        worker.locks = failures.locks_held(task)
+        await self._drive(worker)
+        self._retire(worker)
+
+    @enable_ki_protection
+    async def work(self, worker: Worker) -> None:
+        """Be a worker until the run ends: one scope for all its steps, a new one after a step was aborted."""
+        task = worker.task = current_task()
+        worker.locks = failures.locks_held(task)
+        ended = False
+        while not ended:
+            with trio.CancelScope() as scope:
+                worker.scope = scope
+                worker.status = task._cancel_status  # type: ignore[attr-defined]
+                ended = await self._drive(worker)
+        self._retire(worker)
+
+    def _retire(self, worker: Worker) -> None:
+        worker.arrived()
+        worker.retire()
+        if not self.workers:
+            self._stop_watching()
+            if self.interactive and not self.over:
+                self.happened(Happening.UNWOUND)
+
+    @enable_ki_protection
+    async def _drive(self, worker: Worker) -> bool:
+        """Take events until the run ends (True) or the worker's scope is spent (False)."""
+        while True:
+            try:
+                code = await worker
+            except BaseException as exc:  # of the engine, or a result that cannot be dispatched; never of a step
+                failures.broken_dispatch(self, worker, exc)
+                continue
+            if code == core.ENDED:
+                return True
+            if code == core.UNWOUND:
+                return False
+            try:
+                if code == core.DRY:
+                    if self.is_idle():
+                        self.fail(failures.idle(self))
+                    else:
+                        await self._wait_for_work(worker)
+                elif code == core.YIELD:
+                    if self.deadline <= self.now():
+                        self.due_now(self)
+                    await checkpoint()
+                elif code == core.SETTLE:
+                    await cancel_shielded_checkpoint()
+                elif code == core.IN_THREAD:
+                    await threads.run_step(self, worker)
+            except trio.Cancelled:
+                self.caller_left()
+            except BaseException as exc:  # Ctrl-C arrived while this task waited
+                self.happened(Happening.FATAL, exc)
+
+    def is_idle(self) -> bool:
+        """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
+        return not (self.ending or self.busy or self.has_work or self.postponed or self.questions)
+
+    async def _wait_for_work(self, worker: Worker) -> None:
+        self.arm_run_deadline()
+
+        def abort(_: object) -> Abort:
+            self.unpark(worker)
+            return Abort.SUCCEEDED
+
+        self.park(worker)
+        await wait_task_rescheduled(abort)
+
+    async def wait_until_over(self) -> None:
+        """Return when the run has ended."""
+        if self.over:
+            await checkpoint()
+            return
+        task = current_task()
+
+        def abort(_: object) -> Abort:
+            self._waiters.remove(task)
+            return Abort.SUCCEEDED
+
+        self._waiters.append(task)
+        await wait_task_rescheduled(abort)
+
+    # --- hooks of the compiled loop: workers
+
+    def spawn(self) -> Worker:
+        """Start another worker."""
+        worker = Worker(self)
+        self.nursery.start_soon(self.work if self.scoped else self._work_unscoped, worker, name="blazen worker")
+        return worker
+
+    def wake(self, worker: Worker) -> None:
+        """Wake a worker that waits for work."""
+        reschedule(worker.task)
+
+    def pass_counter(self) -> object:
+        """The counter of scheduler passes of this loop."""
+        return self.loop.passes
+
+    @property
+    def loop(self) -> LoopState:
+        """What this run shares with the other runs of its loop."""
+        if self._loop is None:
+            self._loop = loop_state()
+        return self._loop
+
+    # --- hooks of the compiled loop: outcomes
+
+    @enable_ki_protection
+    def on_stop(self, event: StopEvent) -> None:
+        """A StopEvent was produced."""
+        self.happened(Happening.STOP, event)
+
+    @enable_ki_protection
+    def on_ask(self, event: InputRequestEvent) -> None:
+        """A question was produced."""
+        if self.stream is None:
+            self.fail(failures.unanswerable(self, event))
+            return
+        self.questions[event.request_id] = event
+        self.stream.append(event)
+
+    @enable_ki_protection
+    def on_failed(self, ctx: Context, error: Exception) -> None:
+        """An attempt failed: again, to `on_error`, or the end of the run."""
+        step = ctx.step
+        if self.ending:
+            failures.suppress(self, ctx, error)
+            return
+        if not isinstance(error, Exception):
+            self.on_base_exception(ctx, error)
+            return
+        if not ctx.handling:
+            retry = step.retry
+            if ctx.attempt <= retry.n and isinstance(error, retry.on):
+                self.record("retrying", ctx, error)
+                delay = retry.delay(ctx.attempt, self._jitter(ctx))
+                if delay > 0:
+                    self.postpone(+1)
+                    self.add_timer(self.now() + delay, partial(self._retry, ctx))
+                else:
+                    self.requeue(ctx, handle=False)
+                return
+            if step.on_error is not None:
+                self.record("failed", ctx, error)
+                ctx.fail_with(error)
+                self.requeue(ctx, handle=True)
+                return
+        self.record("timed_out" if isinstance(error, TimeoutError) else "failed", ctx, error)
+        self.fail(failures.wrap(self, ctx, error))
+
+    def _retry(self, ctx: Context) -> None:
+        self.postpone(-1)
+        if not self.ending:
+            self.requeue(ctx, handle=False)
+
+    def _jitter(self, ctx: Context) -> float:
+        if self._clock_offset == 0.0:  # a test's clock: the same run waits the same times again
+            return random.Random(f"{ctx.step.name} {ctx.seq} {ctx.attempt}").random()
+        return random.random()  # noqa: S311  # no secret
+
+    @enable_ki_protection
+    def on_unwound(self, ctx: Context, error: BaseException | None) -> None:
+        """An aborted invocation is out."""
+        self.record("cancelled", ctx, None)
+        if ctx.abandoned:
+            self.abandoned.append(ctx.step.name)
+            if not self.ending:
+                self.fail(failures.abandoned(self, ctx))
+        error = failures.without_cancelled(error)
+        if error is None:
+            return
+        if not isinstance(error, Exception):
+            self.happened(Happening.FATAL, error)
+        else:
+            failures.suppress(self, ctx, error)
+
+    @enable_ki_protection
+    def on_base_exception(self, ctx: Context, error: BaseException) -> None:
+        """An exception that is no `Exception` came out of a step that nobody aborted."""
+        rest = failures.without_cancelled(error)
+        if rest is None:
+            self._stray = error
+            self.caller_left()
+        elif not isinstance(rest, Exception):
+            self.happened(Happening.FATAL, rest)
+        else:
+            self.caller_left()
+            failures.suppress(self, ctx, rest)
+
+    def timeout_error(self, ctx: Context, error: BaseException | None) -> BaseException:
+        """What a step over its time fails with."""
+        return failures.step_timeout(self, ctx, error)
+
+    def on_blocked(self, ctx: Context, seconds: float) -> None:
+        """A plain `def` held the loop."""
+        failures.warn(
+            self,
+            f"step {ctx.step.name!r} of workflow {self.router.workflow!r} held the event loop for {seconds:.2f} s; "
+            "nothing else could run and nothing could be cancelled: use @step(run='thread') or an async def",
+        )
+
+    def on_scope_left_open(self, ctx: Context, error: BaseException | None) -> BaseException | None:
+        """A step left a cancel scope or nursery open."""
+        return scopes.close_left_open(self, ctx, error)
+
+    def on_lock_left_held(self, ctx: Context, error: BaseException | None) -> BaseException | None:
+        """A step left a trio lock held."""
+        ctx.worker.locks = failures.locks_held(ctx.worker.task)
+        self.fail(failures.lock_left_held(self, ctx))
+        return error
+
+    # --- aborting
+
+    @enable_ki_protection
+    def abort_step(self, ctx: Context, reason: int) -> None:
+        """Have one running invocation stop; it produces nothing from now on."""
+        if not self.abort(ctx, reason):
+            if ctx.abort_reason == core.RUN_ENDING or reason != core.RUN_ENDING:
+                return
+        grace = self.now() + self._cleanup_grace
+        if ctx.thread_scope is not None:
+            if not ctx.thread_started:
+                ctx.thread_scope.cancel()
+            else:
+                self.add_timer(grace, partial(threads.abandon, ctx))
+            return
+        worker = ctx.worker
+        if worker.scope is not None:
+            worker.scope.cancel()
+        else:
+            self.nursery.cancel_scope.cancel()
+        self.add_timer(grace, partial(failures.overrun, self, ctx, ctx.seq))
+
+    def cancel_step(self, step_name: str) -> int:
+        """Abort the running invocations of a step. Returns how many there were."""
+        running = self.running(step_name)
+        for ctx in running:
+            self.abort_step(ctx, core.STEP_CANCELLED)
+        return len(running)
+
+    # --- time
+
+    def watch(self, deadline: float) -> None:
+        """Have somebody wake at `deadline` (engine's clock)."""
+        if not self._watched:
+            self._watched = True
+            self.nursery.start_soon(self._watchdog, name="blazen watchdog")
+        elif self._watch_scope is not None and deadline < self._watch_deadline:
+            self._watch_deadline = deadline
+            self._watch_scope.deadline = deadline + self._clock_offset
+
+    @enable_ki_protection
+    async def _watchdog(self) -> None:
+        while self.workers:
+            self._watch_deadline = self.next_deadline()
+            # Shielded: it keeps the grace period of a run whose caller was cancelled. It ends with the last worker.
+            with trio.CancelScope(shield=True, deadline=self._watch_deadline + self._clock_offset) as scope:
+                self._watch_scope = scope
+                await trio.sleep_forever()
+            self._watch_scope = None
+            for target in self.due():
+                self.due_now(target)
+        self._watched = False
+
+    def due_now(self, target: object) -> None:
+        """The time of a timer has come."""
+        if isinstance(target, Context):
+            self.abort_step(target, core.TIMED_OUT)
+        elif target is self:
+            if not self.ending:
+                self.fail(failures.run_timeout(self, self.now() - self._started))
+        else:
+            target()  # type: ignore[operator]
+
+    @enable_ki_protection
+    async def sentinel(self) -> None:
+        """See the caller's cancellation at once, also while every step is shielded from it."""
+        with trio.CancelScope() as self._sentinel_scope:
+            try:
+                await trio.sleep_forever()
+            except trio.Cancelled:
+                if not self.ending:
+                    self.caller_left()
+
+    def start_sentinel(self) -> None:
+        """Start the sentinel, once per run."""
+        if self._sentinel_scope is None:
+            self._sentinel_scope = trio.CancelScope()  # replaced when the task runs
+            self.nursery.start_soon(self.sentinel, name="blazen sentinel")
+
+    def _stop_watching(self) -> None:
+        if self._watch_scope is not None:
+            self._watch_scope.cancel()
+        if self._sentinel_scope is not None:
+            self._sentinel_scope.cancel()
+
+    # --- events from steps and from outside
+
+    @enable_ki_protection
+    def send(self, event: Event, key: object, emitter: str | None) -> None:
+        """Queue an event on the loop's thread; at most once per key."""
+        if self.over:
+            raise ValidationError(f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent")
+        if key is not None:
+            if self._sent_keys is None:
+                self._sent_keys = set()
+            if key in self._sent_keys:
+                return
+            self.receive(event, emitter)
+            self._sent_keys.add(key)
+            return
+        self.receive(event, emitter)
+
+    def post(self, event: Event, key: object, emitter: str | None) -> None:
+        """Queue an event from another thread."""
+        self.check_accepted(event, emitter)
+        self.loop.post(partial(self._send_posted, event, key, emitter))
+
+    def check_accepted(self, event: Event, emitter: str | None) -> None:
+        """Refuse what no step accepts, in the thread that sends it."""
+        if self.over:
+            raise ValidationError(f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent")
+        if not isinstance(event, Event):
+            raise ValidationError(f"send_event takes an event, got a {type(event).__name__!r} object")
+        if not self.router.accepts(event):
+            raise failures.unaccepted(self, event, emitter)
+
+    def _send_posted(self, event: Event, key: object, emitter: str | None) -> None:
+        if not self.over:  # it may have ended while the message was on its way
+            self.send(event, key, emitter)
+
+    def post_to_stream(self, event: Event) -> None:
+        """Write an event to the stream from another thread."""
+        assert self.stream is not None
+        self.loop.post(partial(self.stream.append, event))
+
+    def add_usage(self, event: UsageEvent, emitter: str) -> None:
+        """Count usage and show it."""
+        if not isinstance(event, UsageEvent):
+            raise ValidationError(f"step {emitter!r}: emit_usage takes a UsageEvent, got a {type(event).__name__!r} object")
+        if self.totals is None:
+            self.totals = Totals()
+        self.totals.input_tokens += event.input_tokens
+        self.totals.output_tokens += event.output_tokens
+        self.totals.cost_usd += event.cost_usd or 0.0
+        if self.stream is not None:
+            self.stream.append(event)
+
+    def record(self, kind: str, ctx: Context, error: BaseException | None) -> None:
+        """Write a step record, if anybody wants them."""
+        stream = self.stream
+        if stream is None:
+            return
+        if not stream.with_steps:
+            stream.skip_step_record()
+            return
+        now = self.now()
+        stream.append(
+            StepRecord(
+                kind=kind,
+                step=ctx.step.name,
+                event_type=ctx.event.event_type,
+                seq=ctx.seq,
+                attempt=ctx.attempt,
+                at=now + self._clock_offset,
+                elapsed_ms=None if kind == "started" else (now - ctx.started) * 1000.0,
+                error=None if error is None else f"{type(error).__name__}: {error}",
+            )
+        )
+
+    # --- what a step asks of its run
+
+    def cleanup(self, ctx: Context) -> scopes.Cleanup:
+        """`ctx.cleanup()`."""
+        return scopes.Cleanup(self, ctx, self._cleanup_grace)
+
+    def edit(self, ctx: Context, key: str, default: object) -> Edit:
+        """`ctx.edit(key)`."""
+        from blazen.engine.edits import Edit
+
+        if self._edits is None:
+            self._edits = {}
+        return Edit(self, ctx, key, default, self._edits)
+
+
+__all__ = ["BlazenError", "Run", "WorkflowError"]

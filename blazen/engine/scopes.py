@@ -1,0 +1,71 @@
+"""Cancel scopes around parts of a step: the bounded, shielded cleanup, and scopes that a step forgot to close."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+
+from blazen.engine import failures
+from blazen.errors import WorkflowError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from blazen._core.run import Context
+    from blazen.engine.run import Run
+
+
+class Cleanup:
+    """`async with ctx.cleanup():` may await after an abort, for at most `grace` seconds."""
+
+    __slots__ = ("_ctx", "_grace", "_run", "_scope")
+
+    def __init__(self, run: Run, ctx: Context, grace: float) -> None:
+        self._run = run
+        self._ctx = ctx
+        self._grace = grace
+
+    async def __aenter__(self) -> None:
+        self._scope = trio.CancelScope(shield=True, deadline=trio.current_time() + self._grace)
+        self._scope.__enter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        swallowed = self._scope.__exit__(kind, error, traceback)
+        if self._scope.cancelled_caught:
+            failures.warn(
+                self._run,
+                f"step {self._ctx.step.name!r} of workflow {self._run.router.workflow!r} was cut off in ctx.cleanup() "
+                f"after its grace of {self._grace:g} s",
+            )
+        return swallowed
+
+
+def close_left_open(run: Run, ctx: Context, error: BaseException | None) -> BaseException | None:
+    """Close the scopes that a step entered and did not leave, so that the worker can go on; the run fails.
+
+    Children of a nursery among them are cancelled.
+    """
+    worker = ctx.worker
+    task = worker.task
+    while task._cancel_status is not worker.status:  # type: ignore[attr-defined]
+        status = task._cancel_status  # type: ignore[attr-defined]
+        if status is None:
+            break
+        nursery = next((n for n in task.child_nurseries if n.cancel_scope is status._scope), None)
+        if nursery is not None:
+            nursery.cancel_scope.cancel()
+            task._child_nurseries.remove(nursery)  # type: ignore[attr-defined]
+        status._scope.__exit__(None, None, None)
+    run.fail(
+        WorkflowError(
+            f"step {ctx.step.name!r} of workflow {run.router.workflow!r} ended and left a cancel scope or nursery open "
+            "that it had entered: use `with` or `async with` inside the step",
+            step=ctx.step.name,
+            event_type=ctx.event.event_type,
+            run_id=run.run_id,
+        )
+    )
+    return error

@@ -1,0 +1,57 @@
+"""Steps that run in a thread: told to stop at once, waited for, and abandoned when they do not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import trio
+from trio.lowlevel import enable_ki_protection
+
+if TYPE_CHECKING:
+    from blazen._core.run import Context, Worker
+    from blazen.engine.run import Run
+
+
+@enable_ki_protection
+async def run_step(run: Run, worker: Worker) -> None:
+    """Run the worker's step in a thread and settle its outcome.
+
+    The scope is shielded: whoever aborts the step tells it through its context, and cancels this scope only to abandon
+    the thread. The sentinel sees the caller's cancellation meanwhile.
+    """
+    ctx = worker.ctx
+    assert ctx is not None
+    step = ctx.step
+    variables = worker.variables
+    arguments = ((ctx, ctx.event) if step.ctx_first else (ctx.event, ctx)) if step.wants_ctx else (ctx.event,)
+
+    def call() -> object:
+        ctx.thread_started = True
+        return variables.run(step.fn, *arguments)
+
+    run.start_sentinel()
+    run.arm_run_deadline()
+    run.arm_deadline(ctx)
+    ctx.thread_started = False
+    result: object = None
+    error: BaseException | None = None
+    with trio.CancelScope(shield=True) as scope:
+        ctx.thread_scope = scope
+        worker.wait_for_thread()
+        try:
+            result = await trio.to_thread.run_sync(call, abandon_on_cancel=True)
+        except trio.Cancelled:
+            raise
+        except BaseException as exc:
+            error = exc
+    ctx.thread_scope = None
+    if scope.cancelled_caught and ctx.thread_started:
+        ctx.refuse()
+    worker.finish_thread(result, error)
+
+
+def abandon(ctx: Context) -> None:
+    """The grace period is over: leave the thread alone, and refuse whatever it does from now on."""
+    if ctx.thread_scope is not None:
+        ctx.refuse()
+        ctx.thread_scope.cancel()

@@ -1,0 +1,335 @@
+"""Workflows: steps put together, checked once, run any number of times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from blazen._core import router as _router
+from blazen._core import run as _run
+from blazen._core.state import StateStore, check_types
+from blazen.errors import CancelledError, ValidationError, WorkflowError
+from blazen.events import DynamicEvent, Event, convert, start_event
+from blazen.graph import Graph, build_graph
+from blazen.steps import check_timeout, make_spec, show, spec_of
+
+if TYPE_CHECKING:
+    from blazen.engine.handler import RunHandler
+    from blazen.engine.result import WorkflowResult
+    from blazen.engine.run import Run
+
+_run.configure_errors(Event, ValidationError, WorkflowError, CancelledError)
+_router.configure(Event, DynamicEvent, convert, WorkflowError)
+
+Out = TypeVar("Out")
+
+_SESSION_POLICIES = ("pickle_or_error", "warn_drop", "hard_error")
+_LONGEST_STREAM = 2**31
+
+
+class Workflow(Generic[Out]):
+    """Steps that pass typed events to each other.
+
+    Building checks the graph and decides the routes; nothing of that is done again when it runs. A workflow never
+    changes and may be run any number of times at once. `Workflow[str](...)` tells type checkers what `result` is.
+
+    Args:
+        name: Names the workflow in messages, snapshots and to peers.
+        steps: Functions decorated with `@step`, or bound methods of objects whose methods are.
+        timeout: Seconds a run may take, or None.
+        step_timeout: Seconds each attempt of a step may take that names no `timeout` of its own, or None.
+        version: Compared when a snapshot of a run is resumed.
+        types: Classes of your own whose instances may be stored with `ctx.set`: dataclasses, msgspec, pydantic.
+        stream_keep: How many events a handler's stream keeps for late readers; None keeps all until the block is left.
+        session_policy: What a snapshot does about `ctx.session`.
+        cleanup_grace: Seconds that `ctx.cleanup()` and threads that were told to stop have.
+    Raises:
+        ValidationError: Something is wrong with a step, with how the steps fit together, or with an argument; the
+            message names it and what to do.
+    """
+
+    __slots__ = (
+        "_cleanup_grace",
+        "_events",
+        "_graph",
+        "_guarded",
+        "_router",
+        "_run_id",
+        "_session",
+        "_session_policy",
+        "_stream_keep",
+        "_timeout",
+        "_types",
+        "_version",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        steps: Sequence[Callable[..., Any]],
+        *,
+        timeout: float | None = None,
+        step_timeout: float | None = None,
+        version: str = "1",
+        types: Iterable[type] = (),
+        stream_keep: int | None = None,
+        session_policy: str = "pickle_or_error",
+        cleanup_grace: float = 5.0,
+    ) -> None:
+        if isinstance(steps, str | bytes) or not isinstance(steps, Iterable):
+            raise ValidationError(f"workflow {name!r}: steps must be a list of steps, got {show(steps)}")
+        self._build(
+            name,
+            [spec_of(one) for one in steps],
+            timeout=timeout,
+            step_timeout=step_timeout,
+            version=version,
+            types=types,
+            stream_keep=stream_keep,
+            session_policy=session_policy,
+            cleanup_grace=cleanup_grace,
+        )
+
+    def _build(
+        self,
+        name: str,
+        specs: list[Any],
+        *,
+        timeout: float | None,
+        step_timeout: float | None,
+        version: str,
+        types: Iterable[type],
+        stream_keep: int | None,
+        session_policy: str,
+        cleanup_grace: float,
+    ) -> None:
+        where = f"workflow {name!r}:"
+        self._types = check_types(tuple(types))
+        self._graph = build_graph(name, specs, self._types)
+        self._timeout = check_timeout(timeout, f"{where} timeout")
+        self._router = _router.Router(self._graph, step_timeout=check_timeout(step_timeout, f"{where} step_timeout"))
+        self._cleanup_grace = _check_grace(cleanup_grace, where)
+        if not isinstance(version, str) or not version:
+            raise ValidationError(f"{where} version must be a non-empty str, got {show(version)}")
+        if session_policy not in _SESSION_POLICIES:
+            raise ValidationError(
+                f"{where} session_policy must be one of {', '.join(_SESSION_POLICIES)}, got {show(session_policy)}"
+            )
+        if stream_keep is not None and (
+            isinstance(stream_keep, bool) or not isinstance(stream_keep, int) or not 0 < stream_keep < _LONGEST_STREAM
+        ):
+            raise ValidationError(f"{where} stream_keep must be an int above 0 or None, got {show(stream_keep)}")
+        self._version = version
+        self._session_policy = session_policy
+        self._stream_keep = stream_keep
+        self._run_id: str | None = None
+        self._session: dict[str, object] | None = None
+        self._events = frozenset(self._graph.event_classes.values())
+        self._guarded = False
+
+    @property
+    def name(self) -> str:
+        """The workflow's name."""
+        return self._graph.name
+
+    @property
+    def version(self) -> str:
+        """The workflow's version."""
+        return self._version
+
+    @property
+    def graph(self) -> Graph:
+        """The checked graph: steps, event classes, routes."""
+        return self._graph
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        run_id: str | None = None,
+        session: dict[str, object] | None = None,
+        cleanup_grace: float | None = None,
+    ) -> Workflow[Out]:
+        """A cheap copy of this workflow with other settings for its runs; what is left out stays as it is.
+
+        Args:
+            timeout: Seconds a run may take.
+            run_id: The id of the run, a UUID, instead of a new one.
+            session: The dict that steps see as `ctx.session`; the same object.
+            cleanup_grace: Seconds that `ctx.cleanup()` and threads that were told to stop have.
+        Raises:
+            ValidationError: A setting is out of its range.
+        """
+        where = f"workflow {self.name!r}: options:"
+        copy: Workflow[Out] = Workflow.__new__(type(self))
+        for slot in Workflow.__slots__:
+            if slot != "__weakref__":
+                setattr(copy, slot, getattr(self, slot))
+        if timeout is not None:
+            copy._timeout = check_timeout(timeout, f"{where} timeout")
+        if run_id is not None:
+            copy._run_id = _check_run_id(run_id, where)
+        if session is not None:
+            if not isinstance(session, dict):
+                raise ValidationError(f"{where} session must be a dict, got {type(session).__name__!r}")
+            copy._session = session
+        if cleanup_grace is not None:
+            copy._cleanup_grace = _check_grace(cleanup_grace, where)
+        return copy
+
+    async def run(self, input: Any = None, /, **fields: Any) -> WorkflowResult[Out]:
+        """Run the workflow once and return what its `StopEvent` carried. Inside trio.
+
+        Cancelling the caller cancels the run: each step is stopped at its next checkpoint, and its cleanup has finished
+        before the cancellation reaches you. Nobody can read the stream or answer questions; see `run_with_handler`.
+
+        Args:
+            input: Any object; `ev.data` of the `StartEvent`. Give either this or `fields`.
+            **fields: The input as keywords.
+        Raises:
+            ValidationError: The input does not fit the workflow's typed `StartEvent`, or this is not called inside
+                trio. No step has run.
+            TimeoutError: The workflow's `timeout` ran out, or a step's; `elapsed_ms` says after how long.
+            WorkflowError: A step raised, and that exception is the `__cause__`; or the run could not go on.
+        """
+        start = self._start(input, fields)
+        return await self._new_run(None).execute(start)
+
+    def run_sync(self, input: Any = None, /, **fields: Any) -> WorkflowResult[Out]:
+        """Run the workflow once in the calling thread, without an event loop of your own.
+
+        Ctrl-C cancels the run, and `KeyboardInterrupt` comes out once its steps have unwound.
+
+        Args:
+            input: As of `run`.
+            **fields: As of `run`.
+        Raises:
+            ValidationError: As of `run`; or an event loop is running in this thread.
+            TimeoutError: As of `run`.
+            WorkflowError: As of `run`.
+        """
+        start = self._start(input, fields)
+        from blazen.engine.calling import run_in_own_loop
+
+        return run_in_own_loop(self, start)
+
+    def run_with_handler(self, input: Any = None, /, **fields: Any) -> RunHandler[Out]:
+        """A run to watch and steer: `async with workflow.run_with_handler(...) as handler`. Inside trio.
+
+        Args:
+            input: As of `run`.
+            **fields: As of `run`.
+        Raises:
+            ValidationError: As of `run`.
+        """
+        start = self._start(input, fields)
+        from blazen._core.stream import EventStream
+        from blazen.engine.handler import RunHandler
+
+        return RunHandler(self._new_run(EventStream(self._stream_keep or 0)), start)
+
+    def _start(self, input: Any, fields: dict[str, Any]) -> Event:
+        if fields:
+            if input is not None:
+                raise ValidationError(
+                    f"workflow {self.name!r}: give the input either as one object or as keywords, not both"
+                )
+            input = fields
+        elif input is None and self._graph.start_class is not None:
+            input = fields
+        return start_event(self._graph.start_class, input)
+
+    def _new_run(self, stream: Any) -> Run:
+        from blazen.engine.calling import check_in_trio, unguard_steps
+        from blazen.engine.run import Run
+
+        check_in_trio(self.name)
+        if not self._guarded:
+            unguard_steps(self._graph)
+            self._guarded = True
+        return Run(
+            self._router,
+            StateStore(self._types, self._events),
+            session={} if self._session is None else self._session,
+            stream=stream,
+            run_id=self._run_id,
+            timeout=self._timeout,
+            cleanup_grace=self._cleanup_grace,
+        )
+
+    def __repr__(self) -> str:
+        return f"<blazen.Workflow {self.name!r}, {len(self._graph.specs)} steps>"
+
+
+class WorkflowBuilder:
+    """Builds a workflow call by call, in any order: `WorkflowBuilder("greeter").step(fn).timeout(30.0).build()`."""
+
+    __slots__ = ("_name", "_options", "_specs")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._specs: list[Any] = []
+        self._options: dict[str, Any] = {}
+
+    def step(self, fn: Callable[..., Any], **options: Any) -> WorkflowBuilder:
+        """Add a step: a decorated function as it is, or any function with the options of `@step`."""
+        self._specs.append(make_spec(fn, **options))
+        return self
+
+    def step_timeout(self, seconds: float) -> WorkflowBuilder:
+        """Seconds for each attempt of a step that names no timeout of its own."""
+        self._options["step_timeout"] = check_timeout(seconds, f"workflow {self._name!r}: step_timeout")
+        return self
+
+    def timeout(self, seconds: float) -> WorkflowBuilder:
+        """Seconds a run may take."""
+        self._options["timeout"] = check_timeout(seconds, f"workflow {self._name!r}: timeout")
+        return self
+
+    def options(self, **options: Any) -> WorkflowBuilder:
+        """Any other keyword of `Workflow`."""
+        self._options.update(options)
+        return self
+
+    def build(self) -> Workflow[Any]:
+        """The workflow.
+
+        Raises:
+            ValidationError: As of `Workflow`.
+        """
+        workflow: Workflow[Any] = Workflow.__new__(Workflow)
+        defaults: dict[str, Any] = {
+            "timeout": None,
+            "step_timeout": None,
+            "version": "1",
+            "types": (),
+            "stream_keep": None,
+            "session_policy": "pickle_or_error",
+            "cleanup_grace": 5.0,
+        }
+        unknown = self._options.keys() - defaults.keys()
+        if unknown:
+            raise ValidationError(f"workflow {self._name!r}: unknown option {sorted(unknown)[0]!r}")
+        workflow._build(self._name, list(self._specs), **{**defaults, **self._options})
+        return workflow
+
+
+def _check_grace(value: object, where: str) -> float:
+    seconds = check_timeout(value, f"{where} cleanup_grace") if value != 0 or isinstance(value, bool) else 0.0
+    if seconds is None:
+        raise ValidationError(f"{where} cleanup_grace must be a number of seconds, 0 or more, got None")
+    return seconds
+
+
+def _check_run_id(value: object, where: str) -> str:
+    import uuid
+
+    try:
+        if isinstance(value, uuid.UUID):
+            return str(value)
+        if isinstance(value, str):
+            return str(uuid.UUID(value))
+    except ValueError:
+        pass
+    raise ValidationError(f"{where} run_id must be a UUID such as {str(uuid.UUID(int=0))!r}, got {show(value)}")
