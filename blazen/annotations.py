@@ -62,7 +62,7 @@ def _enclosing_frames(code: types.CodeType, caller: types.FrameType | None) -> l
         if frames and frames[-1].f_code.co_flags & _CO_OPTIMIZED and _is_active_twice(frame):
             break
         if frame.f_locals is frame.f_globals:
-            break
+            break  # the function knows its module; the frame would only keep alive whoever imports it
         frames.append(frame)
         code, frame = frame.f_code, frame.f_back
     return frames

@@ -241,14 +241,15 @@ class Workflow(Generic[Out]):
         return start_event(self._graph.start_class, input)
 
     def _new_run(self, stream: Any) -> Run:
-        from blazen.engine.calling import check_in_trio, unguard_steps
-        from blazen.engine.run import Run
-
-        check_in_trio(self.name)
         if not self._guarded:
-            unguard_steps(self._graph)
+            _load_engine(self._graph)
             self._guarded = True
-        return Run(
+        if not _in_trio():
+            raise ValidationError(
+                f"workflow {self.name!r} is run outside of trio: call it inside trio.run(...), or use run_sync() where "
+                "no event loop runs"
+            )
+        return _new_run(
             self._router,
             StateStore(self._types, self._events),
             session={} if self._session is None else self._session,
@@ -313,6 +314,23 @@ class WorkflowBuilder:
             raise ValidationError(f"workflow {self._name!r}: unknown option {sorted(unknown)[0]!r}")
         workflow._build(self._name, list(self._specs), **{**defaults, **self._options})
         return workflow
+
+
+# Set by the first run: the engine imports trio, which takes longer than all of blazen.
+_new_run: type[Run]
+_in_trio: Callable[[], bool]
+
+
+def _load_engine(graph: Graph) -> None:
+    global _new_run, _in_trio
+    from trio.lowlevel import in_trio_task
+
+    from blazen.engine.calling import unguard_steps
+    from blazen.engine.run import Run
+
+    unguard_steps(graph)
+    _new_run = Run
+    _in_trio = in_trio_task
 
 
 def _check_grace(value: object, where: str) -> float:

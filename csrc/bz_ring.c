@@ -18,6 +18,7 @@ void bz_ring_clear(bz_ring *ring) {
     }
     ring->head = 0;
     ring->len = 0;
+    ring->low_pops = 0;
 }
 
 int bz_ring_push_front(bz_ring *ring, bz_record record) {
@@ -45,23 +46,27 @@ int bz_ring_grow(bz_ring *ring) {
     memcpy(items + old, items, ring->head * sizeof(bz_record));
     ring->items = items;
     ring->capacity = capacity;
+    ring->low_pops = 0;
     return BZ_OK;
 }
 
-/* Called with less than an eighth of the capacity in use, so neither copy overlaps its source. */
+/* Called with less than an eighth of a capacity above BZ_RING_KEEP in use, so neither copy overlaps its source. */
 void bz_ring_shrink(bz_ring *ring) {
     size_t old = ring->capacity;
-    size_t capacity = old / 2;
-    if (ring->head + ring->len > old) {
+    size_t capacity = ring->len == 0 && old > BZ_RING_KEEP_EMPTY ? BZ_RING_KEEP_EMPTY : old / 2;
+    if (ring->len == 0) {
+        ring->head = 0;
+    } else if (ring->head + ring->len > old) {
         /* Wrapped: the part at the old end moves to the new end, the part at the start stays. */
         size_t at_end = old - ring->head;
         memcpy(ring->items + capacity - at_end, ring->items + ring->head, at_end * sizeof(bz_record));
         ring->head = capacity - at_end;
-    } else if (ring->head + ring->len >= capacity) {
+    } else if (ring->head + ring->len > capacity) {
         memcpy(ring->items, ring->items + ring->head, ring->len * sizeof(bz_record));
         ring->head = 0;
     }
     ring->capacity = capacity;
+    ring->low_pops = 0;
     bz_record *items = bz_realloc(ring->items, capacity * sizeof(bz_record));
     if (items != NULL) {
         ring->items = items;

@@ -11,10 +11,14 @@
  * Threads: none of these functions takes part in any synchronisation. One thread at a time may use a ring, reading
  * functions included; different rings are independent.
  *
- * Memory: none until the first push, then 8 records, doubling when full. Once more than BZ_RING_KEEP records fit and
- * less than one eighth is used, the ring halves itself. After a halving it is less than a quarter full and after a
- * doubling half full, so either way a large part of it has to be filled or emptied before it is resized again: a push
- * and a pop that alternate at a boundary never resize.
+ * Memory: none until the first push, then 8 records, doubling when full. It is given back in two ways:
+ *  - a ring that becomes empty keeps at most BZ_RING_KEEP_EMPTY records;
+ *  - a ring above BZ_RING_KEEP records halves itself when less than one eighth of it was in use during a quarter of its
+ *    capacity in consecutive pops.
+ * After either, and after a doubling, a large part of the ring has to be filled or many records have to pass before it
+ * is resized again: a push and a pop that alternate at a boundary do not resize, and neither does a ring of up to
+ * BZ_RING_KEEP_EMPTY records that is filled and emptied over and over (mapping the pages anew each time costs several
+ * times what the pushes and pops do).
  */
 
 #ifdef __cplusplus
@@ -24,6 +28,7 @@ extern "C" {
 enum {
     BZ_RING_SMALLEST = 8, /* records in the first allocation: thousands of rings are alive at once, most nearly empty */
     BZ_RING_KEEP = 64,    /* a ring of this capacity (1 KiB) or less is never shrunk */
+    BZ_RING_KEEP_EMPTY = 16384, /* what an empty ring keeps at most (256 KiB) */
 };
 
 /** The fields are for this header only. */
@@ -32,6 +37,7 @@ typedef struct bz_ring {
     size_t capacity;  /* 0 or a power of two */
     size_t head;      /* index of the oldest record, below capacity; 0 while capacity is 0 */
     size_t len;
+    size_t low_pops; /* pops in a row that left less than one eighth in use */
 } bz_ring;
 
 /**
@@ -93,8 +99,12 @@ static inline int bz_ring_pop(bz_ring *ring, bz_record *out) {
     *out = ring->items[ring->head];
     ring->head = (ring->head + 1) & (ring->capacity - 1);
     ring->len--;
-    if (ring->capacity > BZ_RING_KEEP && ring->len < ring->capacity / 8) {
-        bz_ring_shrink(ring);
+    if (ring->capacity > BZ_RING_KEEP) {
+        if (ring->len >= ring->capacity / 8) {
+            ring->low_pops = 0;
+        } else if (++ring->low_pops >= ring->capacity / 4 || (ring->len == 0 && ring->capacity > BZ_RING_KEEP_EMPTY)) {
+            bz_ring_shrink(ring);
+        }
     }
     return 1;
 }

@@ -185,7 +185,8 @@ def test_two_classes_of_one_type_name_are_refused_among_the_types() -> None:
 
 
 def test_types_that_are_no_events_do_not_matter_to_the_graph() -> None:
-    assert build(only, types=(A, int, Event, DynamicEvent, "text")).event_classes["A"] is A
+    classes = build(only, types=(A, int, Event, DynamicEvent, "text")).event_classes
+    assert classes == {"A": A, "blazen::StartEvent": StartEvent, "blazen::StopEvent": StopEvent}
 
 
 # ---- the start
@@ -220,6 +221,12 @@ def test_a_typed_start_is_the_class_of_the_input() -> None:
         assert graph.start_class is Order
         assert graph.event_classes["blazen::StartEvent"] is Order
         assert len(graph.routes["blazen::StartEvent"]) == 2
+
+
+def test_a_step_that_names_the_start_twice_is_on_its_route_once() -> None:
+    def either(ev: StartEvent | Order) -> StopEvent: ...
+
+    assert build(either).routes == {"blazen::StartEvent": (0,)}
 
 
 @pytest.mark.parametrize("other", [OtherOrder, SpecialOrder])

@@ -79,6 +79,8 @@ def in_module(source: str, **names: Any) -> dict[str, Any]:
         "A | 'B'",
         "Union['A', B]",
         "Annotated['A' | B, 'note']",
+        "Optional['A' | B]",
+        "Union['A' | B, 'A']",
         "Either",
         "Quoted",
         " A | B ",
@@ -165,6 +167,9 @@ def test_names_around_a_generic_function_are_found() -> None:
         ("A\0", "no Python expression"),
         ("1 / 0", "ZeroDivisionError"),
         ("A + B", "TypeError"),
+        ("len(3)", "TypeError"),
+        ("'A' | len(3)", "TypeError"),
+        ("'A' | dict[str]", "dict.* is no event class"),
         ("A() | 'B'", "is no event class"),
         ("Circular", "refers to itself"),
         (Event, "subclasses=True"),
@@ -404,6 +409,10 @@ def test_names_of_the_class_around_a_method_are_found() -> None:
         @step
         async def early(self, ev: LaterInner) -> None: ...
 
+        @staticmethod
+        @step
+        async def static(ev: LaterInner) -> None: ...
+
         class LaterInner(Event):
             pass
 
@@ -411,6 +420,7 @@ def test_names_of_the_class_around_a_method_are_found() -> None:
     assert spec.accepts == (Steps.Inner, Local)
     assert spec.emits == (Steps.Inner,)
     assert spec_of(Steps().early).accepts == (Steps.LaterInner,)
+    assert spec_of(Steps.static).accepts == (Steps.LaterInner,)
 
 
 def test_no_local_is_kept_alive_by_a_step_whose_hints_are_resolved() -> None:
@@ -525,6 +535,7 @@ def of_no_use(*, first: object = None, second: object = None) -> list[tuple[Call
     def variadic(*args: A): ...
     def keywords(ev: A, **kwargs: A): ...
     def keyword_event(*, ev: A): ...
+    def keyword_required(ev: A, *, other: B): ...
     def keyword_context(ev: A, *, ctx: Context | None = None): ...
     def late_context(ev: A, flag: bool = False, ctx: Context | None = None): ...
     def default_of_unknown_type(ev: A, client: Invisible = None): ...
@@ -540,6 +551,7 @@ def of_no_use(*, first: object = None, second: object = None) -> list[tuple[Call
         (variadic, r"\*args"),
         (keywords, r"\*\*kwargs"),
         (keyword_event, "'ev' is keyword-only"),
+        (keyword_required, "'other' is keyword-only"),
         (keyword_context, "'ctx' is keyword-only"),
         (late_context, "must be the first parameters"),
         (default_of_unknown_type, "parameter 'client'.*cannot be resolved"),
@@ -679,5 +691,6 @@ def test_an_unknown_name_in_the_return_hint_is_refused_with_advice() -> None:
 
 def test_emits_takes_the_place_of_the_return_hint() -> None:
     assert returning("Invisible", emits=[A, "Named"]).emits == (A, "Named")
+    assert returning("A |", emits=[A]).emits == (A,)
     assert returning(A, emits=[]).emits == ()
     assert returning(A, emits=B).emits_names == ("my_app::B",)

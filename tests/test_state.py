@@ -17,6 +17,7 @@ import weakref
 import zoneinfo
 from collections import OrderedDict, namedtuple
 from collections.abc import Callable, MutableMapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -29,6 +30,8 @@ from reference.store import ReferenceStore
 from blazen._core.state import StateStore, StateValue, check_types
 from blazen.errors import ValidationError
 from blazen.events import DynamicEvent, Event, StartEvent, StopEvent
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclasses.dataclass
@@ -121,6 +124,11 @@ class HostileStr(str):
 Pair = namedtuple("Pair", "a b")
 
 
+def named(message: str) -> str:
+    """`message` with the name that this module has under the way it was imported."""
+    return message.replace("test_state.", __name__ + ".")
+
+
 def nested(levels: int, innermost: Any = 0) -> Any:
     value = innermost
     for _ in range(levels):
@@ -175,7 +183,15 @@ STORABLE: list[Any] = [
     (1, (2,)),
     {},
     {"a": {"b": [1]}},
-    {1: "int", 2.5: "float", None: "none", (1, "x"): "tuple", frozenset({1}): "frozenset", b"k": "bytes", 3j: "complex"},
+    {
+        1: "int",
+        2.5: "float",
+        None: "none",
+        (1, "x"): "tuple",
+        frozenset({1}): "frozenset",
+        b"k": "bytes",
+        3j: "complex",
+    },
     {dt.date(2024, 1, 1): "date", uuid.UUID(int=1): "uuid", decimal.Decimal(1): "decimal"},
     {1, "two", (3,)},
     frozenset({frozenset({1}), 2}),
@@ -265,7 +281,11 @@ UNSTORABLE: list[tuple[Any, str, str]] = [
     (Other(), "$", "is an event of type test_state.Other, which is not among the workflow's events"),
     (TypedStart("a"), "$", "is an event of type test_state.TypedStart, which is not among the workflow's events"),
     (numpy.array([object()]), "$", "is a NumPy array of dtype object: its elements are Python objects"),
-    ([numpy.zeros(1, dtype=[("a", [("b", "O", (2,))])])], "$[0]", "field 'a': field 'b': its elements are Python objects"),
+    (
+        [numpy.zeros(1, dtype=[("a", [("b", "O", (2,))])])],
+        "$[0]",
+        "field 'a': field 'b': its elements are Python objects",
+    ),
     (numpy.zeros(1, dtype=[("a", "O")])[0], "$", "its elements are Python objects"),
     (numpy.ma.masked_array([1]), "$", "a subclass of numpy.ndarray: only numpy.ndarray itself is storable"),
     (type("MyFloat", (numpy.float64,), {})(1.0), "$", "a subclass of float"),
@@ -287,7 +307,7 @@ def test_a_refusal_names_key_path_and_type_and_what_to_do(
     error = refused(store, value)
     assert error.path == path
     assert f"cannot store 'k': {path} " in str(error)
-    assert problem in str(error)
+    assert named(problem) in str(error)
     for remedy in ("types=", "ctx.session", "StateValue.native"):
         assert remedy in str(error)
     assert store.get("k") == "before"
@@ -301,14 +321,12 @@ def test_a_zone_without_a_key_is_refused() -> None:
     assert "without a key" in str(refused(store, dt.time(1, tzinfo=zone)))
 
 
-def zone_files() -> list[Any]:
-    from pathlib import Path
-
+def zone_files() -> list[Path]:
     return [Path(root) / "UTC" for root in zoneinfo.TZPATH]
 
 
 def test_an_instance_of_a_class_not_named_in_types_is_refused() -> None:
-    assert "test_state.Row" in str(refused(StateStore(types=[Point]), Row(1)))
+    assert f"{__name__}.Row" in str(refused(StateStore(types=[Point]), Row(1)))
 
 
 def test_a_subclass_of_a_class_named_in_types_is_refused() -> None:
@@ -339,20 +357,33 @@ def test_a_class_whose_metaclass_lies_about_equality_is_not_taken_for_one_of_the
     assert "Fake" in str(refused(StateStore(types=[Row], events=[Scored]), Fake()))
 
 
-@pytest.mark.parametrize(
-    ("make", "path"),
-    [
-        (lambda: (x := [], x.append(x))[0], "$[0]"),
-        (lambda: (x := {}, x.update(me=x))[0], "$['me']"),
-        (lambda: (x := [], x.append((1, x)))[0], "$[0][1]"),
-        (lambda: (x := [], x.append(x), [0, x])[2], "$[1][0]"),
-        (lambda: (x := Node(), setattr(x, "next", [x]))[0], "$.next[0]"),
-        (lambda: (x := Node(), setattr(x, "next", x), {"n": x})[2], "$['n'].next"),
-        (lambda: (x := Row(None), setattr(x, "cells", Node(x)), (x,))[2], "$[0].cells.next"),
-    ],
-)
-def test_a_value_that_refers_to_itself_is_refused(store: StateStore, make: Callable[[], Any], path: str) -> None:
-    error = refused(store, make())
+def cycles() -> list[tuple[Any, str]]:
+    in_list: list[Any] = []
+    in_list.append(in_list)
+    in_dict: dict[str, Any] = {}
+    in_dict["me"] = in_dict
+    through_tuple: list[Any] = []
+    through_tuple.append((1, through_tuple))
+    through_field = Node()
+    through_field.next = [through_field]
+    in_field = Node()
+    in_field.next = in_field
+    row = Row(None)
+    row.cells = Node(row)
+    return [
+        (in_list, "$[0]"),
+        (in_dict, "$['me']"),
+        (through_tuple, "$[0][1]"),
+        ([0, in_list], "$[1][0]"),
+        (through_field, "$.next[0]"),
+        ({"n": in_field}, "$['n'].next"),
+        ((row,), "$[0].cells.next"),
+    ]
+
+
+@pytest.mark.parametrize(("value", "path"), cycles(), ids=[path for _, path in cycles()])
+def test_a_value_that_refers_to_itself_is_refused(store: StateStore, value: Any, path: str) -> None:
+    error = refused(store, value)
     assert "refers to itself" in str(error)
     assert error.path == path
 
@@ -455,7 +486,7 @@ def test_every_call_refuses_what_cannot_be_a_key(key: Any, message: str) -> None
     for call in calls:
         with pytest.raises(ValidationError) as caught:
             call()
-        assert str(caught.value) == message
+        assert str(caught.value) == named(message)
         assert store.items() == [("k", 1)]
     assert key not in store
 
@@ -581,7 +612,7 @@ def test_get_bytes_refuses_a_key_that_holds_something_else(store: StateStore) ->
     with pytest.raises(ValidationError, match=r"get_bytes\('k'\): the key holds a value of type list \(kind 'json'\)"):
         store.get_bytes("k")
     store.set_value("n", StateValue.native(Opaque()))
-    with pytest.raises(ValidationError, match=r"type test_state.Opaque \(kind 'native'\)"):
+    with pytest.raises(ValidationError, match=named(r"type test_state.Opaque \(kind 'native'\)")):
         store.get_bytes("n")
 
 
@@ -624,15 +655,15 @@ def test_what_set_stored_is_described_by_a_kind(store: StateStore) -> None:
 
 
 def test_a_described_value_can_be_stored_under_another_key(store: StateStore) -> None:
-    value = (1, [2])
+    value: tuple[int, list[Any]] = (1, [2])
     store.set("from", value)
     found = store.get_value("from")
     assert found is not None
     store.set_value("to", found)
     assert store.get("to") is value
     assert store.get_value("to") == found
-    value[1].append(Opaque())  # type: ignore[arg-type]
-    with pytest.raises(ValidationError, match=r"cannot store 'again': \$\[1\]\[1\] is of type test_state.Opaque"):
+    value[1].append(Opaque())
+    with pytest.raises(ValidationError, match=r"cannot store 'again': \$\[1\]\[1\] is of type .*Opaque"):
         store.set_value("again", found)
 
 
@@ -682,7 +713,7 @@ def test_a_state_value_inside_a_value_is_checked_by_its_kind(store: StateStore) 
         ({"\ud800": 1}, "${key}", "lone surrogate"),
         ([numpy.float64(1)], "$[0]", "is of type numpy.float64"),
         (StateValue.json(1), "$", "StateValue"),
-        ((lambda x: (x.append(x), x)[1])([]), "$[0]", "refers to itself"),
+        (cycles()[0][0], "$[0]", "refers to itself"),
         (nested(501), "$" + "[0]" * 500, "nested too deep"),
     ],
 )
@@ -690,8 +721,8 @@ def test_json_takes_only_what_json_has_exactly(value: Any, path: str, problem: s
     with pytest.raises(ValidationError) as caught:
         StateValue.json(value)
     assert caught.value.path == path
-    assert problem in str(caught.value)
-    assert "StateValue.json takes None, bool, int, finite float, str, list, and dict with str keys." in str(caught.value)
+    assert named(problem) in str(caught.value)
+    assert "StateValue.json takes None, bool, int, finite float, str, list, and dict with" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [None, True, 2**80, 1.5, "äö", [], {}, {"ä": [[1], {"b": None}]}, nested(500)])
@@ -730,7 +761,7 @@ def test_a_state_value_prints_pickles_and_never_changes() -> None:
 
 
 def test_a_pickle_with_a_forged_kind_or_value_is_refused() -> None:
-    restore, _ = StateValue.json(1).__reduce__()  # type: ignore[misc]
+    restore: Any = StateValue.json(1).__reduce__()[0]
     with pytest.raises(ValidationError, match="no StateValue of kind 'other'"):
         restore("other", 1)
     with pytest.raises(ValidationError, match="JSON does not have"):
@@ -739,7 +770,8 @@ def test_a_pickle_with_a_forged_kind_or_value_is_refused() -> None:
 
 def test_nothing_is_copied_and_a_change_after_set_is_found_by_check_all(store: StateStore) -> None:
     value: dict[str, Any] = {"a": [1]}
-    row, document = Row([]), [1]
+    row = Row([])
+    document: list[Any] = [1]
     store.set("first", 1)
     store.set("k", value)
     store.set("row", row)
@@ -748,11 +780,12 @@ def test_nothing_is_copied_and_a_change_after_set_is_found_by_check_all(store: S
     value["a"].append(2)
     assert store.get("k") == {"a": [1, 2]}
     store.check_all()
-    for change, undo, key, path in [
+    changes: list[tuple[Callable[[], Any], Callable[[], Any], str, str]] = [
         (lambda: value["a"].append(Opaque()), value["a"].pop, "k", "$['a'][2]"),
         (lambda: row.cells.append(Opaque()), row.cells.pop, "row", "$.cells[0]"),
-        (lambda: document.append((1,)), document.pop, "json", "$[1]"),  # type: ignore[arg-type]
-    ]:
+        (lambda: document.append((1,)), document.pop, "json", "$[1]"),
+    ]
+    for change, undo, key, path in changes:
         change()
         with pytest.raises(ValidationError) as caught:
             store.check_all()
@@ -770,7 +803,7 @@ def test_check_all_looks_into_a_described_value(store: StateStore) -> None:
     other = StateStore()
     other.set_value("copied", found)
     inner.append(Opaque())
-    with pytest.raises(ValidationError, match=r"'copied': \$\[0\]\[0\] is of type test_state.Opaque"):
+    with pytest.raises(ValidationError, match=named(r"'copied': \$\[0\]\[0\] is of type test_state.Opaque")):
         other.check_all()
 
 
@@ -842,12 +875,13 @@ def test_a_check_keeps_nothing_alive() -> None:
     store = StateStore(types=[Row])
     rows = [Row([1])] * 3
     store.set("k", [rows, rows])
-    counts = sys.getrefcount(rows[0])
+    before = sys.getrefcount(rows[0])
     for _ in range(10):
         store.set("k", [rows, rows])
         refused(store, [rows, rows, Opaque()])
     store.clear()
-    assert sys.getrefcount(rows[0]) == counts
+    after = sys.getrefcount(rows[0])
+    assert after == before
 
 
 def test_threads_may_share_a_store() -> None:
@@ -901,24 +935,16 @@ def test_the_deepest_value_fits_the_stack_of_a_small_thread() -> None:
 
 def test_the_store_loads_no_module_for_the_types_it_knows() -> None:
     program = (
-        "import sys, blazen._core.state as state\n"
-        "store = state.StateStore()\n"
-        "try:\n    store.set('k', object())\nexcept ValueError:\n    pass\n"
-        "wanted = {'numpy', 'uuid', 'decimal', 'zoneinfo', 'datetime', 'dataclasses', 'trio', 'inspect', 're'}\n"
-        "print(sorted(wanted & set(sys.modules)))\n"
+        "import sys, blazen.errors\n"
+        "before = set(sys.modules)\n"
+        "from blazen._core.state import StateStore\n"
+        "store = StateStore()\n"
+        "for value in (1, [2], {'a': {3}}, object()):\n"
+        "    try:\n        store.set('k', value)\n    except ValueError:\n        pass\n"
+        "print(sorted(name for name in set(sys.modules) - before if not name.startswith(('blazen', '_cython'))))\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == baseline_modules()
-
-
-def baseline_modules() -> str:
-    """What msgspec, on which the errors and events rest, loads by itself."""
-    program = (
-        "import sys, msgspec, blazen.errors\n"
-        "wanted = {'numpy', 'uuid', 'decimal', 'zoneinfo', 'datetime', 'dataclasses', 'trio', 'inspect', 're'}\n"
-        "print(sorted(wanted & set(sys.modules)))\n"
-    )
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 KEYS = st.sampled_from(["a", "b", "c", "d"]) | st.sampled_from(["", 5, None]) | st.builds(HostileStr, st.just("a"))
@@ -972,6 +998,10 @@ class StoreBesideItsModel(RuleBasedStateMachine):
         self.store = StateStore(types=[Point, Node, Row])
         self.model = ReferenceStore(types=[Point, Node, Row])
 
+    def same(self, value: Any, expected: Any) -> None:
+        # Bytes made from a view are equal copies.
+        assert value is expected or (type(value) is type(expected) is bytes and value == expected)
+
     def both(self, real: Callable[[], Any], expected: Callable[[], Any]) -> None:
         def outcome(call: Callable[[], Any]) -> tuple[str, Any]:
             try:
@@ -982,11 +1012,10 @@ class StoreBesideItsModel(RuleBasedStateMachine):
         (how, answer), (model_how, model_answer) = outcome(real), outcome(expected)
         assert how == model_how, (answer, model_answer)
         if isinstance(answer, StateValue):
-            assert (answer.kind, id(answer.value)) == (model_answer[0], id(model_answer[1]))
-        elif type(answer) in (bool, bytes, tuple):
-            assert answer is model_answer or answer == model_answer
+            assert answer.kind == model_answer[0]
+            self.same(answer.value, model_answer[1])
         else:
-            assert answer is model_answer
+            self.same(answer, model_answer)
 
     @rule(key=KEYS, value=VALUES)
     def set(self, key: Any, value: Any) -> None:
@@ -997,7 +1026,10 @@ class StoreBesideItsModel(RuleBasedStateMachine):
         missing = object()
         self.both(lambda: self.store.get(key, missing), lambda: self.model.get(key, missing))
 
-    @rule(key=KEYS, data=st.binary(max_size=3) | st.binary(max_size=3).map(memoryview) | st.text(max_size=1))
+    @rule(
+        key=KEYS,
+        data=st.binary(max_size=3) | st.binary(max_size=3).map(lambda data: memoryview(data)) | st.text(max_size=1),
+    )
     def set_bytes(self, key: Any, data: Any) -> None:
         self.both(lambda: self.store.set_bytes(key, data), lambda: self.model.set_bytes(key, data))
 
@@ -1048,14 +1080,14 @@ class StoreBesideItsModel(RuleBasedStateMachine):
     def popitem(self) -> None:
         (key, value), (model_key, model_value) = self.store.popitem(), self.model.popitem()
         assert key == model_key
-        assert value is model_value
+        self.same(value, model_value)
 
     @invariant()
     def hold_the_same(self) -> None:
         assert self.store.keys() == self.model.keys()
         assert len(self.store) == len(self.model.entries)
         for (_, value), (_, expected) in zip(self.store.items(), self.model.items(), strict=True):
-            assert value is expected or (type(value) is bytes and value == expected)
+            self.same(value, expected)
 
     @invariant()
     def find_the_same_broken_keys(self) -> None:

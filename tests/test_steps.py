@@ -155,6 +155,12 @@ def test_an_option_out_of_its_range_is_refused_at_decoration(options: dict[str, 
         assert "step 'handle'" in str(caught.value)
 
 
+class Recovery:
+    def recover(self, ev: A, exc: Exception) -> None: ...
+
+    def with_too_much(self, ev: A, exc: Exception, more: int) -> None: ...
+
+
 @pytest.mark.parametrize(
     "handler",
     [
@@ -163,11 +169,17 @@ def test_an_option_out_of_its_range_is_refused_at_decoration(options: dict[str, 
         lambda *both: None,
         lambda ev, *rest, more=1: None,
         functools.partial(print, "failed"),
+        Recovery().recover,
         [].append,
     ],
 )
 def test_whatever_can_take_an_event_and_an_exception_may_be_on_error(handler: Callable[..., Any]) -> None:
     assert spec_of(declared(on_error=handler)).on_error is handler
+
+
+def test_a_bound_method_that_wants_more_is_no_on_error() -> None:
+    with pytest.raises(ValidationError, match=r"method Recovery.with_too_much does not"):
+        declared(on_error=Recovery().with_too_much)
 
 
 def test_an_unknown_option_is_a_type_error() -> None:
@@ -233,6 +245,13 @@ def test_the_hints_of_a_wrapped_function_count() -> None:
     spec = spec_of(handle)
     assert (spec.accepts, spec.emits, spec.ctx_first, spec.is_async) == ((A,), (B,), True, True)
     assert spec.fn is handle
+
+
+def test_a_wrapper_around_a_step_can_be_a_step_of_its_own() -> None:
+    inner = declared(timeout=1)
+    outer = step(timeout=2)(keep(inner))
+    assert (spec_of(inner).timeout, spec_of(outer).timeout) == (1.0, 2.0)
+    assert spec_of(outer).fn is outer
 
 
 def test_a_plain_wrapper_around_an_async_def_is_refused() -> None:
@@ -344,6 +363,24 @@ def test_a_method_as_on_error_of_a_static_step_is_refused() -> None:
         spec_of(Steps.static_with_recover)
 
 
+def test_a_method_with_more_arguments_is_no_on_error() -> None:
+    with pytest.raises(ValidationError, match=r"recover does not"):
+
+        class Greedy:
+            def recover(self, ev: A, exc: Exception, more: int) -> None: ...
+
+            @step(on_error=recover)
+            def handle(self, ev: A) -> None: ...
+
+
+def test_a_method_of_another_class_is_no_on_error() -> None:
+    with pytest.raises(ValidationError, match=r"function Steps.recover does not"):
+
+        class Other:
+            @step(on_error=Steps.recover)
+            def handle(self, ev: A) -> None: ...
+
+
 def test_a_method_without_self_is_refused_when_it_is_bound() -> None:
     class NoSelf:
         @step(accepts=["Named"])
@@ -351,6 +388,14 @@ def test_a_method_without_self_is_refused_when_it_is_bound() -> None:
 
     with pytest.raises(ValidationError, match="takes no event"):
         spec_of(NoSelf().handle)
+
+
+def test_a_method_without_any_parameter_is_refused_at_decoration() -> None:
+    with pytest.raises(ValidationError, match="without a `self` parameter"):
+
+        class Bad:
+            @step
+            def handle() -> None: ...  # type: ignore[misc]
 
 
 def test_a_bad_method_is_refused_at_decoration() -> None:

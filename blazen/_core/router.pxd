@@ -22,6 +22,7 @@ cdef class StepInfo:
         readonly bint wants_ctx
         readonly bint ctx_first
         readonly bint in_thread
+        readonly bint is_plain              # an inline `def`: it cannot wait
         object accept_class                 # the one class it accepts exactly, else None
         dict accept_classes                 # type name -> class; None for a type accepted by name
         tuple accept_bases                  # classes whose subclasses it accepts

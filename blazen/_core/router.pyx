@@ -43,6 +43,8 @@ cdef class StepInfo:
         self.wants_ctx = spec.wants_ctx
         self.ctx_first = spec.ctx_first
         self.in_thread = spec.run == "thread"
+        # Its on_error may be a coroutine function, and then it can wait after all.
+        self.is_plain = not (self.is_async or self.in_thread or spec.on_error is not None)
         self.accept_classes = {
             (a if isinstance(a, str) else a.event_type): (None if isinstance(a, str) else a) for a in spec.accepts
         }

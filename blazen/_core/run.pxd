@@ -51,7 +51,8 @@ cdef class RunCore:
         unsigned long _thread
         bint _real_clock
         object _clock                       # current_time() of a clock that is not the system's
-        double _last_time                   # seconds, when the clock was last read
+        double _last_time                   # seconds, when the clock was last read ...
+        uint64_t _last_ticks                # ... and the processor's counter then
         double _slice_start
         Py_ssize_t _slice_events
         bz_timers _timers
@@ -59,6 +60,19 @@ cdef class RunCore:
         uint64_t _timer_count               # the last timer's token
         public double deadline              # of the run, engine's clock; infinite when there is none
         bint _deadline_armed
+        # What blazen.engine.run.Run keeps once per run; here, because unset fields of a compiled class cost nothing.
+        public object id                    # RunId
+        public object life                  # State
+        public object outcome               # the StopEvent, or what the run failed with
+        public object nursery
+        public object timeout               # seconds, or None
+        public object totals
+        public object loop_state
+        public double cleanup_grace
+        public double started
+        public bint interactive             # a handler watches it
+        public bint scoped                  # each worker has a cancel scope of its own
+        public bint alone                   # one worker, in the caller's task, and no nursery yet
         public object passes                # PassCounter, once outcomes had to wait for a pass
 
     cdef double _now(self) except? -1.0
@@ -75,6 +89,8 @@ cdef class RunCore:
     cdef bint _has_work(self) noexcept
     cdef int _need_spare(self) except -1
     cdef int _release(self, Context ctx) except -1
+    cdef int _refill(self) except -1
+    cdef int _look_at_clock(self, Context ctx) except -1
 
 
 cdef class Context:
@@ -111,13 +127,19 @@ cdef class Worker:
         public Py_ssize_t locks             # trio locks the task held before any step
         readonly int code
         readonly bint suspended
+        readonly bint waited                # a step of this worker has waited inside trio
         bint _woken
         object _coro
         object _variables                   # context variables of the running invocation
+        bint _entered                       # they are the current ones
+        Context _settling                   # the invocation whose outcome takes effect right now
         Context _spare
         uint64_t _settled_at_wake
 
     cdef int _advance(self, object value, PyObject **yielded) except -1
+    cdef int _enter(self) except -1
+    cdef int _leave(self) except -1
+    cdef bint _may_need_others(self, StepInfo step) noexcept
     cdef int _take_next(self) except -1
     cdef int _begin(self, StepInfo step, Context ctx) except -1
     cdef int _resume(self, object value, PyObject **yielded) except -1

@@ -39,7 +39,13 @@ cdef extern from "pyglue.h":
     PyObject *bz_call2(PyObject *f, PyObject *a, PyObject *b) noexcept
     Py_ssize_t bz_slot_offset(object descriptor)
     PyObject *bz_slot_read(PyObject *object, Py_ssize_t offset) noexcept
-    double bz_now() noexcept nogil
+    Py_ssize_t bz_find_variables(object plain, object copy, object changed) noexcept
+
+
+cdef extern from "bz_clock.h" nogil:
+    double bz_now() noexcept
+    int bz_ticks_work() noexcept
+    uint64_t bz_ticks() noexcept
 
 
 # Why a worker came back to Python (Worker.code).
@@ -49,6 +55,7 @@ SETTLE = 2                                  # outcomes wait for the next pass of
 IN_THREAD = 3                               # its step is to run in a thread
 UNWOUND = 4                                 # its step was aborted; the scope it ran in is spent
 ENDED = 5                                   # the run is ending
+NEEDS_NURSERY = 6                           # the next step may need others beside it
 
 # Why an invocation was aborted (Context.abort_reason).
 NOT_ABORTED = 0
@@ -61,6 +68,7 @@ cdef enum:
     TAKEN_DONE = 1
     TAKEN_COROUTINE = 2
     TAKEN_THREAD = 3
+    TAKEN_NEEDS_NURSERY = 4
 
 # A worker gives way after this time ...
 cdef double LONGEST_SLICE = 0.001
@@ -70,6 +78,8 @@ cdef Py_ssize_t LONGEST_SLICE_EVENTS = 1000
 cdef double LONGEST_BLOCK = 0.1
 # How many workers may be on their way to work at once, at most.
 cdef Py_ssize_t LARGEST_ALLOWANCE = 64
+# The clock is read when the processor's counter has moved this far: at most 0.1 ms, on today's machines 0.02 ms.
+cdef uint64_t TICKS_PER_READING = 50000
 # Looking whether another step can finish in this pass is given up after this many workers, and it is assumed.
 cdef Py_ssize_t WORKERS_LOOKED_AT = 16
 
@@ -81,6 +91,8 @@ cdef object _CancelledError = None
 cdef Py_ssize_t _status_offset = 0          # of Task._cancel_status
 cdef Py_ssize_t _abort_offset = 0           # of Task._abort_func
 cdef dict _lock_owners = None               # trio's table of tasks that hold locks
+cdef bint _ticks_work = bz_ticks_work()
+cdef Py_ssize_t _variables_offset = 0       # of the variables in a contextvars.Context
 
 
 def configure_errors(event_class, validation_error, workflow_error, cancelled_error):
@@ -106,6 +118,27 @@ def configure_trio(cancelled, task_class, lock_owners):
     _status_offset = bz_slot_offset(getattr(task_class, "_cancel_status", None))
     _abort_offset = bz_slot_offset(getattr(task_class, "_abort_func", None))
     _lock_owners = lock_owners
+
+
+def _look_for_variables():
+    """Find out how to see whether a step has set a context variable."""
+    global _variables_offset
+    from contextvars import Context as Variables, ContextVar
+
+    probe = ContextVar("blazen_probe")
+    plain = Variables()
+    plain.run(probe.set, 1)
+    changed = plain.copy()
+    changed.run(probe.set, 2)
+    _variables_offset = bz_find_variables(plain, plain.copy(), changed)
+
+
+_look_for_variables()
+
+
+def sees_into_contexts():
+    """Whether an unchanged context can be told from a changed one; else each invocation gets a copy of its own."""
+    return _variables_offset > 0
 
 
 def sees_into_trio():
@@ -215,6 +248,17 @@ cdef class RunCore:
         if self._real_clock:
             return bz_now()
         return self._clock()
+
+    cdef int _look_at_clock(self, Context ctx) except -1:
+        """The processor's counter has moved on: read the clock, and name a plain `def` that held the loop."""
+        cdef double now = bz_now()
+        cdef double held = now - self._last_time
+        self._last_time = now
+        if _ticks_work:
+            self._last_ticks = bz_ticks()
+        if held > LONGEST_BLOCK and not (ctx._step.is_async or ctx._step.in_thread or ctx._handling):
+            self.on_blocked(ctx, held)
+        return 0
 
     def now(self):
         """Seconds on the engine's clock."""
@@ -455,6 +499,15 @@ cdef class RunCore:
             if other.ctx.seq < ctx.seq and bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None:
                 return True
         return False
+
+    cdef int _refill(self) except -1:
+        """Move the oldest queued event to the head."""
+        cdef bz_record record
+        item = self._queue.take(&record)
+        self._next_step = <StepInfo> (<tuple> self.router.steps)[record.route]
+        self._next_item = item
+        self._next_seq = record.seq
+        return 0
 
     cdef int _release(self, Context ctx) except -1:
         """Give a limited step's place to the invocation that has waited longest."""
@@ -897,11 +950,14 @@ cdef class Worker:
                 run._settle_finished()
             self._complete(result, error)
         finally:
+            self._leave()
             run._active = None
 
     def lose_step(self):
         """Let go of the step after an error of the engine itself; returns its context or None."""
-        ctx, self.ctx = self.ctx, None
+        ctx = self._settling if self.ctx is None else self.ctx
+        self.ctx = None
+        self._settling = None
         self._coro = None
         self._variables = None
         return ctx
@@ -919,6 +975,8 @@ cdef class Worker:
         cdef int taken
         run._active = self
         run._last_time = bz_now()
+        if _ticks_work:
+            run._last_ticks = bz_ticks()
         run._slice_start = run._last_time
         run._slice_events = 0
         if self._woken:
@@ -938,6 +996,7 @@ cdef class Worker:
             if self._resume(value, yielded):
                 return 1
             if self.code == UNWOUND:
+                self._leave()
                 run._active = None
                 return 0
         while True:
@@ -961,9 +1020,26 @@ cdef class Worker:
             elif taken == TAKEN_THREAD:
                 self.code = IN_THREAD
                 break
+            elif taken == TAKEN_NEEDS_NURSERY:
+                self.code = NEEDS_NURSERY
+                break
             if self.code == UNWOUND:
                 break
+        self._leave()
         run._active = None
+        return 0
+
+    cdef inline int _enter(self) except -1:
+        """Make the invocation's context variables the current ones. Steps that follow each other stay inside."""
+        if not self._entered:
+            PyContext_Enter(self._variables)
+            self._entered = True
+        return 0
+
+    cdef inline int _leave(self) except -1:
+        if self._entered:
+            self._entered = False
+            PyContext_Exit(self._variables)
         return 0
 
     cdef int _take_next(self) except -1:
@@ -976,10 +1052,15 @@ cdef class Worker:
         cdef object item
         if run._next_step is not None:
             step = run._next_step
+            if run.alone and not step.is_plain and self._may_need_others(step):
+                return TAKEN_NEEDS_NURSERY
             item = run._next_item
             record.seq = run._next_seq
             run._next_step = None
             run._next_item = None
+        elif run.alone and run._queue.size() > 0:
+            run._refill()
+            return TAKEN_DONE
         elif run._queue.size() > 0:
             item = run._queue.take(&record)
             step = <StepInfo> (<tuple> run.router.steps)[record.route]
@@ -1023,6 +1104,17 @@ cdef class Worker:
         run.busy += 1
         return self._begin(step, ctx)
 
+    cdef bint _may_need_others(self, StepInfo step) noexcept:
+        """Whether something may have to go on while this step waits: other events, a timer, or what it sends."""
+        cdef RunCore run = self.run
+        return (
+            step.wants_ctx
+            or step.in_thread
+            or run._queue.size() > 0
+            or step.timeout != INFINITY
+            or run.deadline != INFINITY
+        )
+
     cdef int _begin(self, StepInfo step, Context ctx) except -1:
         """Call the step."""
         cdef RunCore run = self.run
@@ -1034,20 +1126,15 @@ cdef class Worker:
         ctx.deadline = INFINITY if ctx._handling else ctx.started + step.timeout
         if run._log is not None:
             run._note("started", ctx)
-        self._variables = PyContext_Copy(run._context)
-        if ctx._handling:
-            PyContext_Enter(self._variables)
-            out = bz_call2(<PyObject *> step.on_error, <PyObject *> ctx._event, <PyObject *> ctx.error)
-            PyContext_Exit(self._variables)
-        elif step.in_thread:
+        if self._variables is None:
+            self._variables = PyContext_Copy(run._context)
+        if step.in_thread and not ctx._handling:
             return TAKEN_THREAD
-        elif step.is_async:
-            # Makes the coroutine; nothing of the step has run yet.
-            out = self._call(step, ctx)
+        self._enter()
+        if ctx._handling:
+            out = bz_call2(<PyObject *> step.on_error, <PyObject *> ctx._event, <PyObject *> ctx.error)
         else:
-            PyContext_Enter(self._variables)
             out = self._call(step, ctx)
-            PyContext_Exit(self._variables)
         if out is NULL:
             error = <object> bz_take_exception()
             Py_DECREF(error)
@@ -1072,15 +1159,14 @@ cdef class Worker:
         """Let the step's coroutine go on. 1: it waits. 0: it has ended and is settled."""
         cdef PyObject *out = NULL
         cdef PySendResult status
-        PyContext_Enter(self._variables)
+        self._enter()
         status = PyIter_Send(<PyObject *> self._coro, <PyObject *> value, &out)
-        PyContext_Exit(self._variables)
         return self._after_send(status, out, yielded)
 
     cdef int _throw(self, object error, PyObject **yielded) except -1:
         cdef PyObject *out = NULL
         cdef PySendResult status = PYGEN_NEXT
-        PyContext_Enter(self._variables)
+        self._enter()
         try:
             message = self._coro.throw(error)
             Py_INCREF(message)
@@ -1091,10 +1177,8 @@ cdef class Worker:
             Py_INCREF(message)
             out = <PyObject *> message
         except BaseException as exc:
-            PyContext_Exit(self._variables)
             self._complete(None, exc)
             return 0
-        PyContext_Exit(self._variables)
         return self._after_send(status, out, yielded)
 
     cdef int _after_send(self, int status, PyObject *out, PyObject **yielded) except -1:
@@ -1102,7 +1186,9 @@ cdef class Worker:
         cdef Context ctx = self.ctx
         if status == PYGEN_NEXT:
             yielded[0] = out
+            self._leave()
             self.suspended = True
+            self.waited = True
             run._suspended += 1
             run._active = None
             if ctx.deadline != INFINITY and ctx._timer == 0:
@@ -1127,13 +1213,17 @@ cdef class Worker:
         cdef RunCore run = self.run
         cdef Context ctx = self.ctx
         cdef StepInfo step = ctx._step
-        cdef double now = bz_now()
-        if now - run._last_time > LONGEST_BLOCK and not step.is_async and not step.in_thread and not ctx._handling:
-            run.on_blocked(ctx, now - run._last_time)
-        run._last_time = now
+        if not _ticks_work or bz_ticks() - run._last_ticks > TICKS_PER_READING:
+            run._look_at_clock(ctx)
         run._slice_events += 1
         self._coro = None
-        self._variables = None
+        if _variables_offset == 0 or (
+            bz_slot_read(<PyObject *> self._variables, _variables_offset)
+            is not bz_slot_read(<PyObject *> run._context, _variables_offset)
+        ):
+            # The step has set a context variable, which is its own: the next step gets a fresh copy.
+            self._leave()
+            self._variables = None
         if ctx._timer != 0:
             run._disarm(ctx._timer)
             ctx._timer = 0
@@ -1162,7 +1252,7 @@ cdef class Worker:
                 run._release(ctx)
             run.on_base_exception(ctx, error)
             return 0
-        elif ctx.deadline != INFINITY and (now if run._real_clock else run._clock()) >= ctx.deadline:
+        elif ctx.deadline != INFINITY and (run._last_time if run._real_clock else run._clock()) >= ctx.deadline:
             result = None
             error = run.timeout_error(ctx, error)
         if run._must_wait_for_pass(self, ctx):
@@ -1173,8 +1263,10 @@ cdef class Worker:
             self.ctx = None
             run._finished.append((ctx, result, error))
             return 0
-        run._settle(ctx, result, error)
         self.ctx = None
+        self._settling = ctx
+        run._settle(ctx, result, error)
+        self._settling = None
         if error is None:
             self._spare = ctx
         return 0
@@ -1187,6 +1279,7 @@ cdef int _worker_send(PyObject *worker, PyObject *value, PyObject **result) exce
         if self._advance(<object> value, result):
             return 1
     except BaseException:
+        self._leave()
         self.run._active = None
         raise
     cdef object code = self.code

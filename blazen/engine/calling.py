@@ -16,19 +16,6 @@ if TYPE_CHECKING:
     from blazen.workflow import Workflow
 
 
-def check_in_trio(name: str) -> None:
-    """Refuse to run outside of trio.
-
-    Raises:
-        ValidationError: This is no trio task.
-    """
-    if not trio.lowlevel.in_trio_task():
-        raise ValidationError(
-            f"workflow {name!r} is run outside of trio: call it inside trio.run(...), or use run_sync() where no event "
-            "loop runs"
-        )
-
-
 def unguard_steps(graph: Graph) -> None:
     """Let Ctrl-C interrupt the steps themselves; the engine around them is protected from it."""
     for spec in graph.specs:

@@ -74,6 +74,7 @@ class RunHandler(Generic[Out]):
         self._entered = True
         run = self._run
         run.enter_loop()
+        run.prepare_to_wait()
         run.nursery = await self._manager.__aenter__()
         run.begin(self._start)
         run.nursery.start_soon(run.work, Worker(run), name="blazen worker")

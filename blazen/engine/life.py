@@ -14,11 +14,11 @@ that is no `Exception`, such as KeyboardInterrupt): that one always comes out.
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import NamedTuple
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a run stands."""
 
     READY = auto()
@@ -31,7 +31,7 @@ class State(Enum):
     CANCELLED = auto()
 
 
-class Happening(Enum):
+class Happening(IntEnum):
     """What can happen to a run."""
 
     START = auto()  # its first event is queued
@@ -43,7 +43,7 @@ class Happening(Enum):
     UNWOUND = auto()  # the last step is out
 
 
-class Command(Enum):
+class Command(IntEnum):
     """What a run has to do about it."""
 
     DISPATCH = auto()  # queue the first event

@@ -6,8 +6,8 @@ hooks that the compiled loop calls and the coroutines that wait.
 
 from __future__ import annotations
 
-import contextvars
 import random
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -55,30 +55,24 @@ class Run(RunCore):
     """A run of a workflow. Used by one trio task, and by the workers it starts."""
 
     __slots__ = (
-        "_clock_offset",
-        "_cleanup_grace",
         "_edits",
-        "_loop",
-        "_sent_keys",
+        "_offset",
         "_sentinel_scope",
-        "_started",
-        "_state",
         "_stray",
         "_waiters",
         "_watch_deadline",
         "_watch_scope",
         "_watched",
         "abandoned",
-        "id",
-        "interactive",
-        "nursery",
-        "outcome",
         "questions",
-        "scoped",
+        "sent_keys",
         "suppressed",
-        "timeout",
-        "totals",
     )
+
+    # Fields that most runs never touch are set when they are first needed; see `prepare_to_wait`.
+    suppressed: list[BaseException]
+    abandoned: list[str]
+    questions: dict[str, InputRequestEvent]
 
     def __init__(
         self,
@@ -91,30 +85,31 @@ class Run(RunCore):
         timeout: float | None = None,
         cleanup_grace: float = 5.0,
     ) -> None:
-        self.prepare(router, state, session, contextvars.copy_context(), stream)
+        self.prepare(router, state, session, copy_context(), stream)
         self.id = RunId(run_id)
+        self.life = State.READY
         self.timeout = timeout
-        self.interactive = stream is not None
+        self.cleanup_grace = cleanup_grace
+        self.suppressed = []
+        self.abandoned = []
+        self.questions = {}
+        self.sent_keys: set[object] = set()
+        self._stray: BaseException | None = None
+        if stream is not None:
+            self.interactive = True
         # A step can be aborted alone only by its own timeout or through a handler. Otherwise steps are aborted all at
         # once, and the nursery's scope does it: a scope per worker would cost each run more than its steps.
         self.scoped = router.has_timeouts or self.interactive
-        self.nursery: trio.Nursery = None  # type: ignore[assignment]
-        self.outcome: StopEvent | BaseException | None = None
-        self.suppressed: list[BaseException] = []
-        self.abandoned: list[str] = []
-        self.totals: Totals | None = None
-        self.questions: dict[str, InputRequestEvent] = {}
-        self._cleanup_grace = cleanup_grace
-        self._state = State.READY
-        self._stray: BaseException | None = None
+
+    def prepare_to_wait(self) -> None:
+        """Set what only a run with a nursery needs."""
         self._waiters: list[trio.lowlevel.Task] = []
         self._watched = False
         self._watch_scope: trio.CancelScope | None = None
         self._watch_deadline = _INFINITY
         self._sentinel_scope: trio.CancelScope | None = None
-        self._loop: LoopState | None = None
         self._edits: dict[str, Edit] | None = None
-        self._sent_keys: set[object] | None = None
+        self._offset: float | None = None
 
     # --- its life
 
@@ -124,26 +119,21 @@ class Run(RunCore):
         return str(self.id)
 
     @property
-    def life(self) -> State:
-        """Where the run stands."""
-        return self._state
-
-    @property
     def state_name(self) -> str:
         """What `handler.state` says."""
-        if self._state is State.RUNNING and self.questions and not (self.busy or self.has_work or self.postponed):
+        if self.life is State.RUNNING and self.questions and not (self.busy or self.has_work or self.postponed):
             return "waiting"
-        return NAMES[self._state]
+        return NAMES[self.life]
 
     @property
     def over(self) -> bool:
         """Whether the run has ended and every step is out."""
-        return self._state in OVER
+        return self.life in OVER
 
     @enable_ki_protection
     def happened(self, happening: Happening, payload: StopEvent | BaseException | None = None) -> None:
         """Follow the table of a run's life."""
-        self._state, commands = follow(self._state, happening)
+        self.life, commands = follow(self.life, happening)
         for command in commands:
             if command is Command.KEEP:
                 if isinstance(self.outcome, BaseException):
@@ -186,71 +176,124 @@ class Run(RunCore):
         failures.attach(self)
         if self.stream is not None:
             self.stream.end()
-        waiters, self._waiters = self._waiters, []
-        for task in waiters:
-            reschedule(task)
+        if self.nursery is not None:
+            waiters, self._waiters = self._waiters, []
+            for task in waiters:
+                reschedule(task)
 
     # --- running
 
     @enable_ki_protection
     async def execute(self, start: Event) -> WorkflowResult[Any]:
-        """Run to the end in the calling task, which is the first worker."""
-        self._enter_loop()
-        try:
-            async with trio.open_nursery() as self.nursery:
-                self.begin(start)
-                worker = Worker(self)
-                await (self.work(worker) if self.scoped else self._work_unscoped(worker))
-        except BaseExceptionGroup as group:  # something reached this task while it waited for the others
-            failures.absorb(self, group)
-        if self._state not in OVER:
+        """Run to the end in the calling task, which is the first worker.
+
+        The nursery for other workers is opened when the next step could need one: before a step that may wait while
+        there is something else to do. It takes twice as long as a run of three steps that do not wait.
+        """
+        self.enter_loop()
+        await checkpoint_if_cancelled()
+        self.begin(start)
+        worker = Worker(self)
+        if await self._run_alone(worker):
+            if not worker.waited:
+                await cancel_shielded_checkpoint()
+        else:
+            await self._run_in_nursery(worker)
+        if self.life not in OVER:
             self.happened(Happening.UNWOUND)
-        if self._state is State.CANCELLED:
+        if self.life is State.CANCELLED:
             await checkpoint_if_cancelled()
             if self._stray is not None:
                 raise self._stray
         return self.result()
 
+    async def _run_alone(self, worker: Worker) -> bool:
+        """Run steps until the run ends (True) or a nursery is needed (False)."""
+        self.alone = True
+        self._sit_down(worker)
+        while True:
+            try:
+                code = await worker
+            except BaseException as exc:
+                failures.broken_dispatch(self, worker, exc)
+                continue
+            if code == core.ENDED:
+                worker.retire()
+                return True
+            if code == core.YIELD:
+                try:
+                    await checkpoint()
+                except BaseException as exc:
+                    self._interrupted(exc)
+            elif code == core.DRY and self.is_idle():
+                self.fail(failures.idle(self))
+            else:
+                self.alone = False
+                return False
+
+    async def _run_in_nursery(self, worker: Worker) -> None:
+        self.prepare_to_wait()
+        try:
+            async with trio.open_nursery() as self.nursery:
+                if self.scoped:
+                    await self.work(worker)
+                else:
+                    self._sit_down(worker)
+                    await self._drive(worker)
+                    self._retire(worker)
+        except BaseExceptionGroup as group:  # something reached this task while it waited for the others
+            failures.absorb(self, group)
+
     def begin(self, start: Event) -> None:
         """Queue the first event."""
         self.happened(Happening.START)
         if self.timeout is not None:
-            self.deadline = self.now() + self.timeout
-        self._started = self.now()
+            self.started = self.now()
+            self.deadline = self.started + self.timeout
         self.start(start)
 
-    def _enter_loop(self) -> None:
+    def enter_loop(self) -> None:
+        """Note the thread and the clock."""
         clock = current_clock()
-        if type(clock) is _SystemClock:
-            self.bind(None)
-            self._clock_offset = trio.current_time() - self.now()
-        else:
-            self.bind(clock.current_time)
-            self._clock_offset = 0.0
+        self.bind(None if type(clock) is _SystemClock else clock.current_time)
 
-    enter_loop = _enter_loop
+    @property
+    def clock_offset(self) -> float:
+        """What to add to the engine's clock to get trio's."""
+        if self._offset is None:
+            real = type(current_clock()) is _SystemClock
+            self._offset = trio.current_time() - self.now() if real else 0.0
+        return self._offset
 
-    @enable_ki_protection
-    async def _work_unscoped(self, worker: Worker) -> None:
+    def _sit_down(self, worker: Worker) -> None:
+        """Note what the worker's task is like outside of any step."""
         task = worker.task = current_task()
         worker.status = task._cancel_status  # type: ignore[attr-defined]
         worker.locks = failures.locks_held(task)
+
+    def _interrupted(self, error: BaseException) -> None:
+        """An exception reached a worker that was in no step: the caller's cancellation, or Ctrl-C."""
+        if isinstance(error, trio.Cancelled):
+            self.caller_left()
+        else:
+            self.happened(Happening.FATAL, error)
+
+    @enable_ki_protection
+    async def _work_unscoped(self, worker: Worker) -> None:
+        self._sit_down(worker)
         await self._drive(worker)
         self._retire(worker)
 
     @enable_ki_protection
     async def work(self, worker: Worker) -> None:
         """Be a worker until the run ends: one scope for all its steps, a new one after a step was aborted."""
-        task = worker.task = current_task()
-        worker.locks = failures.locks_held(task)
         ended = False
         while not ended:
             with trio.CancelScope() as scope:
                 worker.scope = scope
-                worker.status = task._cancel_status  # type: ignore[attr-defined]
+                self._sit_down(worker)
                 ended = await self._drive(worker)
         self._retire(worker)
-
     def _retire(self, worker: Worker) -> None:
         worker.arrived()
         worker.retire()
@@ -286,10 +329,8 @@ class Run(RunCore):
                     await cancel_shielded_checkpoint()
                 elif code == core.IN_THREAD:
                     await threads.run_step(self, worker)
-            except trio.Cancelled:
-                self.caller_left()
-            except BaseException as exc:  # Ctrl-C arrived while this task waited
-                self.happened(Happening.FATAL, exc)
+            except BaseException as exc:
+                self._interrupted(exc)
 
     def is_idle(self) -> bool:
         """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
@@ -338,9 +379,10 @@ class Run(RunCore):
     @property
     def loop(self) -> LoopState:
         """What this run shares with the other runs of its loop."""
-        if self._loop is None:
-            self._loop = loop_state()
-        return self._loop
+        if self.loop_state is None:
+            self.loop_state = loop_state()
+        state: LoopState = self.loop_state
+        return state
 
     # --- hooks of the compiled loop: outcomes
 
@@ -393,7 +435,7 @@ class Run(RunCore):
             self.requeue(ctx, handle=False)
 
     def _jitter(self, ctx: Context) -> float:
-        if self._clock_offset == 0.0:  # a test's clock: the same run waits the same times again
+        if self.clock_offset == 0.0:  # a test's clock: the same run waits the same times again
             return random.Random(f"{ctx.step.name} {ctx.seq} {ctx.attempt}").random()
         return random.random()  # noqa: S311  # no secret
 
@@ -456,7 +498,7 @@ class Run(RunCore):
         if not self.abort(ctx, reason):
             if ctx.abort_reason == core.RUN_ENDING or reason != core.RUN_ENDING:
                 return
-        grace = self.now() + self._cleanup_grace
+        grace = self.now() + self.cleanup_grace
         if ctx.thread_scope is not None:
             if not ctx.thread_started:
                 ctx.thread_scope.cancel()
@@ -486,14 +528,14 @@ class Run(RunCore):
             self.nursery.start_soon(self._watchdog, name="blazen watchdog")
         elif self._watch_scope is not None and deadline < self._watch_deadline:
             self._watch_deadline = deadline
-            self._watch_scope.deadline = deadline + self._clock_offset
+            self._watch_scope.deadline = deadline + self.clock_offset
 
     @enable_ki_protection
     async def _watchdog(self) -> None:
         while self.workers:
             self._watch_deadline = self.next_deadline()
             # Shielded: it keeps the grace period of a run whose caller was cancelled. It ends with the last worker.
-            with trio.CancelScope(shield=True, deadline=self._watch_deadline + self._clock_offset) as scope:
+            with trio.CancelScope(shield=True, deadline=self._watch_deadline + self.clock_offset) as scope:
                 self._watch_scope = scope
                 await trio.sleep_forever()
             self._watch_scope = None
@@ -507,7 +549,7 @@ class Run(RunCore):
             self.abort_step(target, core.TIMED_OUT)
         elif target is self:
             if not self.ending:
-                self.fail(failures.run_timeout(self, self.now() - self._started))
+                self.fail(failures.run_timeout(self, self.now() - self.started))
         else:
             target()  # type: ignore[operator]
 
@@ -528,6 +570,7 @@ class Run(RunCore):
             self.nursery.start_soon(self.sentinel, name="blazen sentinel")
 
     def _stop_watching(self) -> None:
+        """The last worker has left: let the other tasks of the run end."""
         if self._watch_scope is not None:
             self._watch_scope.cancel()
         if self._sentinel_scope is not None:
@@ -540,15 +583,11 @@ class Run(RunCore):
         """Queue an event on the loop's thread; at most once per key."""
         if self.over:
             raise ValidationError(f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent")
-        if key is not None:
-            if self._sent_keys is None:
-                self._sent_keys = set()
-            if key in self._sent_keys:
-                return
+        if key is None:
             self.receive(event, emitter)
-            self._sent_keys.add(key)
-            return
-        self.receive(event, emitter)
+        elif key not in self.sent_keys:
+            self.receive(event, emitter)
+            self.sent_keys.add(key)
 
     def post(self, event: Event, key: object, emitter: str | None) -> None:
         """Queue an event from another thread."""
@@ -601,7 +640,7 @@ class Run(RunCore):
                 event_type=ctx.event.event_type,
                 seq=ctx.seq,
                 attempt=ctx.attempt,
-                at=now + self._clock_offset,
+                at=now + self.clock_offset,
                 elapsed_ms=None if kind == "started" else (now - ctx.started) * 1000.0,
                 error=None if error is None else f"{type(error).__name__}: {error}",
             )
@@ -611,7 +650,7 @@ class Run(RunCore):
 
     def cleanup(self, ctx: Context) -> scopes.Cleanup:
         """`ctx.cleanup()`."""
-        return scopes.Cleanup(self, ctx, self._cleanup_grace)
+        return scopes.Cleanup(self, ctx, self.cleanup_grace)
 
     def edit(self, ctx: Context, key: str, default: object) -> Edit:
         """`ctx.edit(key)`."""

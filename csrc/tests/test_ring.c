@@ -83,7 +83,7 @@ static void a_record_put_back_comes_first(void) {
 
 static void shrinking_keeps_the_order_wherever_the_ring_wraps(void) {
     const uint64_t full = 1024, left = 100;
-    for (uint64_t offset = 0; offset < full; offset += 31) {
+    for (uint64_t offset = 0; offset < full; offset += 11) {
         bz_ring ring;
         bz_ring_init(&ring);
         uint64_t next_in = 0, next_out = 0;
@@ -96,6 +96,13 @@ static void shrinking_keeps_the_order_wherever_the_ring_wraps(void) {
         }
         CHECK(ring.capacity == full);
         while (bz_ring_len(&ring) > left) {
+            pop(&ring, next_out++);
+        }
+        CHECK(ring.capacity == full); /* low for a moment only */
+        uint64_t passed = 0;
+        while (ring.capacity == full) {
+            CHECK(++passed <= full / 4);
+            push(&ring, next_in++);
             pop(&ring, next_out++);
         }
         CHECK(ring.capacity == full / 2);
@@ -119,8 +126,50 @@ static void a_drained_ring_has_given_its_peak_back(void) {
     for (uint64_t i = 0; i < 1000000; i++) {
         pop(&ring, i);
     }
+    CHECK(ring.capacity == BZ_RING_KEEP_EMPTY);
+    for (uint64_t i = 0; i < BZ_RING_KEEP_EMPTY; i++) {
+        push(&ring, i);
+        pop(&ring, i);
+    }
     CHECK(ring.capacity == BZ_RING_KEEP);
     bz_ring_free(&ring);
+}
+
+static void a_ring_that_never_empties_gives_its_peak_back_too(void) {
+    bz_ring ring;
+    bz_ring_init(&ring);
+    for (uint64_t i = 0; i < 100000; i++) {
+        push(&ring, i);
+    }
+    for (uint64_t i = 0; i < 200000; i++) {
+        pop(&ring, i);
+        if (i >= 99990) {
+            push(&ring, i + 10);
+        }
+    }
+    CHECK(bz_ring_len(&ring) == 10 && ring.capacity < 128);
+    bz_ring_free(&ring);
+}
+
+static void filling_and_emptying_again_and_again_does_not_resize(void) {
+    const uint64_t sizes[] = {65, 100, 1000, 8193, BZ_RING_KEEP_EMPTY};
+    for (size_t k = 0; k < sizeof(sizes) / sizeof(sizes[0]); k++) {
+        bz_ring ring;
+        bz_ring_init(&ring);
+        size_t capacity = 0;
+        for (int round = 0; round < 20; round++) {
+            for (uint64_t i = 0; i < sizes[k]; i++) {
+                push(&ring, i);
+            }
+            CHECK(round == 0 || ring.capacity == capacity);
+            capacity = ring.capacity;
+            for (uint64_t i = 0; i < sizes[k]; i++) {
+                pop(&ring, i);
+                CHECK(ring.capacity == capacity);
+            }
+        }
+        bz_ring_free(&ring);
+    }
 }
 
 static void a_push_and_a_pop_at_any_length_resize_at_most_once(void) {
@@ -204,7 +253,7 @@ static void compare_with_model(uint64_t seed, bool faults) {
     CHECK(expected.items != NULL);
     uint64_t random = seed, next = 0;
     unsigned bias = 50;
-    int refused = 0;
+    int refused = 0, shrunk = 0;
     for (int i = 0; i < OPERATIONS; i++) {
         if (i % 1000 == 0) {
             bias = 10 + (unsigned)(check_random(&random) % 81); /* phases of growing and of draining */
@@ -212,6 +261,7 @@ static void compare_with_model(uint64_t seed, bool faults) {
         if (faults && check_random(&random) % 4 == 0) {
             (void)bz_alloc_fail_after(1);
         }
+        size_t capacity_before = ring.capacity;
         unsigned dice = (unsigned)(check_random(&random) % 100);
         if (check_random(&random) % 20000 == 0) {
             bz_ring_clear(&ring);
@@ -237,9 +287,11 @@ static void compare_with_model(uint64_t seed, bool faults) {
             }
         }
         (void)bz_alloc_fail_after(-1);
+        shrunk += ring.capacity > 0 && ring.capacity < capacity_before;
         agree(&ring, &expected);
     }
     CHECK((refused > 0) == faults);
+    CHECK(shrunk > 0);
     while (expected.first < expected.end) {
         pop(&ring, expected.items[expected.first++]);
     }
@@ -276,6 +328,11 @@ static void each_allocation_may_fail_in_turn(void) {
         for (uint64_t i = 0; i < 2000; i++) {
             pop(&ring, i);
         }
+        for (uint64_t i = 0; i < 2000; i++) { /* long enough for every halving */
+            push(&ring, i);
+            pop(&ring, i);
+        }
+        CHECK(ring.capacity == BZ_RING_KEEP);
         bz_ring_free(&ring);
         if (bz_alloc_fail_after(-1) > 0) {
             CHECK(n == 9 + 5 + 1); /* capacities 8 to 2048, then back to 64: each of these was made to fail */
@@ -292,6 +349,8 @@ int main(void) {
     RUN(a_record_put_back_comes_first);
     RUN(shrinking_keeps_the_order_wherever_the_ring_wraps);
     RUN(a_drained_ring_has_given_its_peak_back);
+    RUN(a_ring_that_never_empties_gives_its_peak_back_too);
+    RUN(filling_and_emptying_again_and_again_does_not_resize);
     RUN(a_push_and_a_pop_at_any_length_resize_at_most_once);
     RUN(clearing_drops_everything_and_keeps_only_a_small_block);
     RUN(a_capacity_that_cannot_be_expressed_is_refused);
