@@ -122,8 +122,6 @@ else:
         data: Any = None
 
         def __getattr__(self, name):
-            if name == "data":
-                raise AttributeError(name)
             return _item(self.data, "StartEvent", name)
 
         def __reduce__(self):
@@ -191,8 +189,6 @@ class DynamicEvent(Event, type=PER_INSTANCE):
                     )
 
         def __getattr__(self, name):
-            if name in ("event_type", "data"):
-                raise AttributeError(name)
             return _item(self.data, f"DynamicEvent({self.event_type!r})", name)
 
 

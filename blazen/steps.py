@@ -27,7 +27,7 @@ from blazen.step_options import (
     is_sibling,
 )
 
-__all__ = ["EventLike", "Retry", "StepSpec", "check_timeout", "make_spec", "spec_of", "step"]
+__all__ = ["EventLike", "Retry", "StepSpec", "check_timeout", "make_spec", "show", "spec_of", "step"]
 
 _DECLARATION = "__blazen_step__"
 

@@ -105,6 +105,8 @@ class Workflow(Generic[Out]):
         cleanup_grace: float,
     ) -> None:
         where = f"workflow {name!r}:"
+        if isinstance(types, str | bytes) or not isinstance(types, Iterable):
+            raise ValidationError(f"{where} types must be a list of classes, got {show(types)}")
         self._types = check_types(tuple(types))
         self._graph = build_graph(name, specs, self._types)
         self._timeout = check_timeout(timeout, f"{where} timeout")
@@ -212,7 +214,7 @@ class Workflow(Generic[Out]):
         start = self._start(input, fields)
         from blazen.engine.calling import run_in_own_loop
 
-        return run_in_own_loop(self, start)
+        return run_in_own_loop(self.name, lambda: self._new_run(None), start)
 
     def run_with_handler(self, input: Any = None, /, **fields: Any) -> RunHandler[Out]:
         """A run to watch and steer: `async with workflow.run_with_handler(...) as handler`. Inside trio.

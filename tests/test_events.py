@@ -592,6 +592,11 @@ def test_a_typed_start_from_a_host_comes_as_its_fields_or_as_the_input(data: dic
     assert convert(DynamicEvent("blazen::StartEvent", data), Order) == Order("bolt")
 
 
+def test_a_typed_start_from_a_host_is_not_unwrapped_when_fields_stand_beside_the_input() -> None:
+    with pytest.raises(ValidationError, match="Order: unknown field 'data'"):
+        decode("blazen::StartEvent", {"data": {"sku": "bolt"}, "sku": "nut"}, [Order])
+
+
 def test_a_typed_start_with_a_field_called_data_is_not_unwrapped() -> None:
     class Upload(StartEvent):
         data: dict[str, int]

@@ -26,14 +26,21 @@ static inline PyObject *bz_take_exception(void) {
 #endif
 }
 
-/* f(a) and f(a, b); NULL with an exception set on failure. */
+/* f(a) and f(a, b); NULL with an exception set on failure. For Python functions without the checks that
+ * PyObject_Vectorcall makes on every call of anything. */
 static inline PyObject *bz_call1(PyObject *f, PyObject *a) {
     PyObject *args[2] = {NULL, a};
+    if (PyFunction_Check(f)) {
+        return ((PyFunctionObject *)f)->vectorcall(f, args + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    }
     return PyObject_Vectorcall(f, args + 1, 1 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
 }
 
 static inline PyObject *bz_call2(PyObject *f, PyObject *a, PyObject *b) {
     PyObject *args[3] = {NULL, a, b};
+    if (PyFunction_Check(f)) {
+        return ((PyFunctionObject *)f)->vectorcall(f, args + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
+    }
     return PyObject_Vectorcall(f, args + 1, 2 | PY_VECTORCALL_ARGUMENTS_OFFSET, NULL);
 }
 

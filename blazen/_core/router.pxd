@@ -17,6 +17,8 @@ cdef class StepInfo:
         readonly object retry
         readonly int index
         readonly double timeout             # seconds; infinite when there is none
+        readonly bint has_timeout
+        readonly bint is_simple             # no timeout, no limit, not in a thread
         readonly int limit                  # max_concurrency; 0 when there is none
         readonly bint is_async
         readonly bint wants_ctx
@@ -50,6 +52,7 @@ cdef class Router:
         dict _by_class
         dict _by_name
         tuple _subclass_routes
+        dict _classes                       # type name -> class, for events known by name only
 
     cdef Route find(self, object event)
     cdef object adapt(self, StepInfo step, object event)

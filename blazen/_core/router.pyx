@@ -38,6 +38,7 @@ cdef class StepInfo:
         self.retry = spec.retry
         self.index = index
         self.timeout = float("inf") if timeout is None else timeout
+        self.has_timeout = timeout is not None
         self.limit = spec.max_concurrency or 0
         self.is_async = spec.is_async
         self.wants_ctx = spec.wants_ctx
@@ -45,6 +46,7 @@ cdef class StepInfo:
         self.in_thread = spec.run == "thread"
         # Its on_error may be a coroutine function, and then it can wait after all.
         self.is_plain = not (self.is_async or self.in_thread or spec.on_error is not None)
+        self.is_simple = not (self.has_timeout or self.limit or self.in_thread)
         self.accept_classes = {
             (a if isinstance(a, str) else a.event_type): (None if isinstance(a, str) else a) for a in spec.accepts
         }
@@ -84,6 +86,7 @@ cdef class Router:
             self.has_limits |= info.limit > 0
             self.has_threads |= info.in_thread
         self._subclass_routes = tuple(graph.subclass_routes)
+        self._classes = graph.event_classes
         self._by_name = {}
         for event_type, indices in graph.routes.items():
             kind = ASKS if event_type == _ASK else TO_STEPS
@@ -114,7 +117,9 @@ cdef class Router:
             raise TypeError(f"{cls.__name__!r} object is not an event")
         route = self._by_name.get(event.event_type)
         if self._subclass_routes:
-            by_base = [self.steps[index] for base, index in self._subclass_routes if isinstance(event, base)]
+            # An event known by name only counts as the class that the workflow knows under this name.
+            known = self._classes.get(event.event_type, cls) if cls is _DynamicEvent else cls
+            by_base = [self.steps[index] for base, index in self._subclass_routes if issubclass(known, base)]
             if by_base:
                 named = () if route is None else (<Route> route).steps
                 kind = TO_STEPS if route is None else (<Route> route).kind

@@ -54,7 +54,7 @@ cdef class RunCore:
         double _last_time                   # seconds, when the clock was last read ...
         uint64_t _last_ticks                # ... and the processor's counter then
         double _slice_start
-        Py_ssize_t _slice_events
+        uint64_t _slice_settled
         bz_timers _timers
         dict _timer_targets
         uint64_t _timer_count               # the last timer's token
@@ -105,6 +105,7 @@ cdef class Context:
         readonly double deadline            # likewise; infinite when there is none
         bint _refused                       # abandoned: whatever it does is refused
         bint _handling                      # runs on_error instead of the step
+        bint _used                          # more than one attempt's plain fields have been set
         bint _holds_slot                    # counted in its step's max_concurrency
         object error                        # what the last attempt failed with
         dict _joined                        # joins this event completed, for its retries
@@ -114,13 +115,15 @@ cdef class Context:
         public bint thread_started
         public bint abandoned
 
+    cdef int _renew(self) noexcept
     cdef int _check(self) except -1
 
 
 cdef class Worker:
     cdef:
         readonly RunCore run
-        readonly Context ctx
+        Context _ctx                        # the invocation it runs, or has run last and may use again
+        bint _live                          # it runs
         public object task                  # the trio task that drives this worker's steps
         public object scope                 # cancel scope of its own, or None
         public object status                # the task's cancel status outside of any step
@@ -132,13 +135,14 @@ cdef class Worker:
         object _coro
         object _variables                   # context variables of the running invocation
         bint _entered                       # they are the current ones
-        Context _settling                   # the invocation whose outcome takes effect right now
-        Context _spare
+        bint _settling                      # the outcome of its invocation takes effect right now
         uint64_t _settled_at_wake
 
     cdef int _advance(self, object value, PyObject **yielded) except -1
     cdef int _enter(self) except -1
     cdef int _leave(self) except -1
+    cdef Context _renewed_context(self)
+    cdef int _run_chain(self, PyObject **yielded) except -1
     cdef bint _may_need_others(self, StepInfo step) noexcept
     cdef int _take_next(self) except -1
     cdef int _begin(self, StepInfo step, Context ctx) except -1
@@ -147,3 +151,5 @@ cdef class Worker:
     cdef int _throw(self, object error, PyObject **yielded) except -1
     cdef int _after_send(self, int status, PyObject *out, PyObject **yielded) except -1
     cdef int _complete(self, object result, object error) except -1
+    cdef int _complete_slowly(self, object result, object error) except -1
+    cdef int _let_go(self, Context ctx) except -1

@@ -8,11 +8,11 @@ Who owns what: all of this belongs to the thread that runs trio. Other threads c
 """
 
 from cpython.object cimport PyObject, PyTypeObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_REFCNT
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from blazen._core.queue cimport EventQueue, bz_record
+from blazen._core.queue cimport EventQueue, bz_record, bz_ring_len
 from blazen._core.router cimport ASKS, ENDS_RUN, Route, Router, StepInfo
 from blazen._core.state cimport StateStore
 from blazen._core.stream cimport EventStream
@@ -29,6 +29,8 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     unsigned long PyThread_get_thread_ident()
     bint PyCoro_CheckExact(object value)
+    Py_ssize_t Py_REFCNT(PyObject *value) noexcept
+    PyTypeObject *Py_TYPE(PyObject *value) noexcept
 
 
 cdef extern from "pyglue.h":
@@ -73,7 +75,7 @@ cdef enum:
 # A worker gives way after this time ...
 cdef double LONGEST_SLICE = 0.001
 # ... or, under a clock that is not the system's, after this many events, so that a trace repeats.
-cdef Py_ssize_t LONGEST_SLICE_EVENTS = 1000
+cdef uint64_t LONGEST_SLICE_EVENTS = 1000
 # A plain `def` step that holds the loop for longer is named in a warning.
 cdef double LONGEST_BLOCK = 0.1
 # How many workers may be on their way to work at once, at most.
@@ -353,6 +355,7 @@ cdef class RunCore:
     def requeue(self, Context ctx not None, *, bint handle):
         """Run an invocation again: its step, or with `handle` the step's `on_error`. It goes before what is queued."""
         ctx._handling = handle
+        ctx._used = True
         self._enqueue_front(ctx._step, ctx, ctx.seq)
         if self._active is None:
             self._need_spare()
@@ -369,7 +372,7 @@ cdef class RunCore:
     @property
     def queued(self):
         """How many events wait for a worker."""
-        return self._queue.size() + (1 if self._next_step is not None else 0)
+        return bz_ring_len(&self._queue._ring) + (1 if self._next_step is not None else 0)
 
     @property
     def numbered(self):
@@ -386,10 +389,10 @@ cdef class RunCore:
             self._need_spare()
 
     cdef bint _has_work(self) noexcept:
-        return self._next_step is not None or self._queue.size() > 0 or len(self._finished) > 0
+        return self._next_step is not None or bz_ring_len(&self._queue._ring) > 0 or len(self._finished) > 0
 
     cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1:
-        if self._next_step is None and self._queue.size() == 0:
+        if self._next_step is None and bz_ring_len(&self._queue._ring) == 0:
             self._next_step = step
             self._next_item = item
             self._next_seq = seq
@@ -496,7 +499,7 @@ cdef class RunCore:
             if looked_at > WORKERS_LOOKED_AT:
                 return True
             # A task without an abort function has been woken: it runs in this pass or has run in it.
-            if other.ctx.seq < ctx.seq and bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None:
+            if other._ctx.seq < ctx.seq and bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None:
                 return True
         return False
 
@@ -528,7 +531,7 @@ cdef class RunCore:
         One at a time, so that steps that finish soon are taken by few workers; twice as many each time a worker arrives
         and nothing has been settled since it was called, so that steps that wait long all start soon.
         """
-        cdef Py_ssize_t want = self._queue.size() + (1 if self._next_step is not None else 0)
+        cdef Py_ssize_t want = bz_ring_len(&self._queue._ring) + (1 if self._next_step is not None else 0)
         cdef Worker worker
         if want == 0:
             want = 1
@@ -577,11 +580,11 @@ cdef class RunCore:
             for limit in self._limits:
                 if limit is not None and limit.backlog is not None:
                     limit.backlog.drop_all()
-        return [worker.ctx for worker in self.workers if worker.ctx is not None]
+        return [worker._ctx for worker in self.workers if worker._live]
 
     def abort(self, Context ctx not None, int reason):
         """Mark an invocation as aborted, for the first reason only. False if it was aborted or over already."""
-        if ctx.abort_reason != 0 or ctx._worker is None or ctx._worker.ctx is not ctx:
+        if ctx.abort_reason != 0 or ctx._worker is None or ctx._worker._ctx is not ctx or not ctx._worker._live:
             return False
         ctx.abort_reason = reason
         return True
@@ -590,8 +593,8 @@ cdef class RunCore:
         """The invocations that are running, all of them or those of one step."""
         cdef Worker worker
         return [
-            worker.ctx for worker in self.workers
-            if worker.ctx is not None and (step_name is None or worker.ctx._step.name == step_name)
+            worker._ctx for worker in self.workers
+            if worker._live and (step_name is None or worker._ctx._step.name == step_name)
         ]
 
 
@@ -798,11 +801,27 @@ cdef class Context:
         if not (<Join> join)._by_number:
             del run._joins[place]
         if self._step.retry.n > 0:
+            self._used = True
             if self._joined is None:
                 self._joined = {}
             self._joined[key] = events
             return list(events)
         return events
+
+    cdef int _renew(self) noexcept:
+        """Make a context that no step has kept as good as new."""
+        self._used = False
+        self.abort_reason = 0
+        self.deadline = INFINITY
+        self.attempt = 1
+        self._joined = None
+        self.error = None
+        self._handling = False
+        self._timer = 0
+        self._refused = False
+        self.abandoned = False
+        self.thread_scope = None
+        return 0
 
     cdef int _check(self) except -1:
         if self._refused:
@@ -922,7 +941,8 @@ cdef class Worker:
         """Leave the run."""
         if self in self.run.workers:
             self.run.workers.remove(self)
-        self._spare = None
+        if not self._live:
+            self._ctx = None
 
     def arrived(self):
         """Count a worker that was called as there, though it did not come for work."""
@@ -955,12 +975,18 @@ cdef class Worker:
 
     def lose_step(self):
         """Let go of the step after an error of the engine itself; returns its context or None."""
-        ctx = self._settling if self.ctx is None else self.ctx
-        self.ctx = None
-        self._settling = None
+        ctx = self._ctx if self._live or self._settling else None
+        self._ctx = None
+        self._live = False
+        self._settling = False
         self._coro = None
         self._variables = None
         return ctx
+
+    @property
+    def ctx(self):
+        """The running invocation, or None."""
+        return self._ctx if self._live else None
 
     @property
     def variables(self):
@@ -978,7 +1004,7 @@ cdef class Worker:
         if _ticks_work:
             run._last_ticks = bz_ticks()
         run._slice_start = run._last_time
-        run._slice_events = 0
+        run._slice_settled = run._settled
         if self._woken:
             self._woken = False
             run._woken -= 1
@@ -1007,9 +1033,22 @@ cdef class Worker:
                 if run._last_time - run._slice_start > LONGEST_SLICE:
                     self.code = YIELD
                     break
-            elif run._slice_events > LONGEST_SLICE_EVENTS:
+            elif run._settled - run._slice_settled > LONGEST_SLICE_EVENTS:
                 self.code = YIELD
                 break
+            if (
+                run._next_step is not None
+                and run._next_step.is_simple
+                and run._log is None
+                and run._suspended == 0
+                and bz_ring_len(&run._queue._ring) == 0
+                and len(run._finished) == 0
+                and type(run._next_item) is run._next_step.accept_class
+                and not (run.alone and not run._next_step.is_plain and self._may_need_others(run._next_step))
+            ):
+                if self._run_chain(yielded):
+                    return 1
+                continue
             taken = self._take_next()
             if taken == TAKEN_NOTHING:
                 self.code = SETTLE if len(run._finished) > 0 else DRY
@@ -1058,10 +1097,10 @@ cdef class Worker:
             record.seq = run._next_seq
             run._next_step = None
             run._next_item = None
-        elif run.alone and run._queue.size() > 0:
+        elif run.alone and bz_ring_len(&run._queue._ring) > 0:
             run._refill()
             return TAKEN_DONE
-        elif run._queue.size() > 0:
+        elif bz_ring_len(&run._queue._ring) > 0:
             item = run._queue.take(&record)
             step = <StepInfo> (<tuple> run.router.steps)[record.route]
         else:
@@ -1075,34 +1114,131 @@ cdef class Worker:
                 return TAKEN_DONE
         if type(item) is Context:
             ctx = <Context> item
+            ctx._worker = self
+            self._ctx = ctx
             if not ctx._handling:
                 ctx.attempt += 1
-            ctx.abort_reason = 0
         else:
             if type(item) is not step.accept_class:
                 item = run.router.adapt(step, item)
-            ctx = self._spare
-            if ctx is not None and Py_REFCNT(ctx) == 2:      # held by the two names here, by no step
-                self._spare = None
-                ctx.abort_reason = 0
-                ctx._joined = None
-                ctx.error = None
-                ctx._handling = False
-            else:
-                ctx = Context.__new__(Context)
-                ctx._run = run
+            ctx = self._renewed_context()
             ctx._step = step
             ctx._event = item
             ctx.seq = record.seq
-            ctx.attempt = 1
-        ctx._timer = 0
+        ctx.abort_reason = 0
         if step.limit > 0:
             limit.running += 1
             ctx._holds_slot = True
-        ctx._worker = self
-        self.ctx = ctx
+        self._live = True
         run.busy += 1
         return self._begin(step, ctx)
+
+    cdef int _run_chain(self, PyObject **yielded) except -1:
+        """Run steps one after the other for as long as each leads to just the next one and nothing else is going on.
+
+        Does what `_take_next`, `_begin` and `_complete` do, without the way through the queue. Whatever is out of the
+        ordinary is left to them. 1: a step waits. 0: look again.
+        """
+        cdef RunCore run = self.run
+        cdef Context ctx
+        # Borrowed: the router keeps the steps alive, and counting references would cost more than the checks.
+        cdef PyObject *step = <PyObject *> run._next_step
+        cdef PyObject *following
+        cdef PyObject *arguments
+        cdef PyObject *out
+        cdef PyObject *sent
+        cdef PySendResult status
+        ctx = self._renewed_context()
+        ctx._event = run._next_item
+        ctx.seq = run._next_seq
+        run._next_step = None
+        run._next_item = None
+        run.busy += 1
+        self._live = True
+        while True:
+            if <PyObject *> ctx._step is not step:
+                ctx._step = <StepInfo> step
+            if self._variables is None:
+                self._variables = PyContext_Copy(run._context)
+            if not self._entered:
+                PyContext_Enter(self._variables)
+                self._entered = True
+            if not (<StepInfo> step).wants_ctx:
+                out = bz_call1(<PyObject *> (<StepInfo> step).fn, <PyObject *> ctx._event)
+            elif (<StepInfo> step).ctx_first:
+                out = bz_call2(<PyObject *> (<StepInfo> step).fn, <PyObject *> ctx, <PyObject *> ctx._event)
+            else:
+                out = bz_call2(<PyObject *> (<StepInfo> step).fn, <PyObject *> ctx._event, <PyObject *> ctx)
+            if (<StepInfo> step).is_async and out is not NULL:
+                if not PyCoro_CheckExact(<object> out):
+                    awaitable = <object> out
+                    Py_DECREF(awaitable)
+                    awaitable = awaitable.__await__()
+                    Py_INCREF(awaitable)
+                    out = <PyObject *> awaitable
+                sent = NULL
+                status = PyIter_Send(out, <PyObject *> None, &sent)
+                if status == PYGEN_NEXT:
+                    self._coro = <object> out
+                    Py_DECREF(<object> out)
+                    return self._after_send(status, sent, yielded)
+                Py_DECREF(<object> out)
+                out = sent if status == PYGEN_RETURN else NULL
+            if out is NULL:
+                error = <object> bz_take_exception()
+                Py_DECREF(error)
+                self._complete(None, error)
+                return 0
+            # From here as in _complete, for the ordinary case.
+            following = <PyObject *> None
+            if <PyObject *> Py_TYPE(out) is <PyObject *> (<StepInfo> step).last_class:
+                following = <PyObject *> (<StepInfo> step).last_route.only
+            if (
+                following is <PyObject *> None
+                or not (<StepInfo> following).is_simple
+                or <PyObject *> (<StepInfo> following).accept_class is not <PyObject *> (<StepInfo> step).last_class
+                or ctx.abort_reason != 0
+                or run.ending
+                or run._next_step is not None
+                or bz_ring_len(&run._queue._ring) > 0
+                or len(run._finished) > 0
+                or (run.alone and (<StepInfo> following).wants_ctx and not (<StepInfo> following).is_plain)
+                or ((<StepInfo> step).is_plain or (run._settled & 15) == 0)
+                and (not _ticks_work or bz_ticks() - run._last_ticks > TICKS_PER_READING)
+                or (not run._real_clock and run._settled - run._slice_settled > LONGEST_SLICE_EVENTS)
+                or _variables_offset == 0
+                or bz_slot_read(<PyObject *> self._variables, _variables_offset)
+                is not bz_slot_read(<PyObject *> run._context, _variables_offset)
+                or bz_slot_read(<PyObject *> self.task, _status_offset) is not <PyObject *> self.status
+                or len(_lock_owners) > 0
+            ):
+                result = <object> out
+                Py_DECREF(result)
+                self._complete(result, None)
+                return 0
+            run._settled += 1
+            run._numbered += 1
+            step = following
+            if ctx._used or Py_REFCNT(<PyObject *> ctx) != 2:
+                ctx = self._renewed_context()
+            ctx._event = <object> out
+            Py_DECREF(<object> out)
+            ctx.seq = run._numbered
+
+    cdef Context _renewed_context(self):
+        """A context for the next invocation: the last one again, unless a step has kept it."""
+        cdef Context ctx
+        if self._ctx is not None and Py_REFCNT(<PyObject *> self._ctx) == 1:
+            if self._ctx._used:
+                self._ctx._renew()
+            return self._ctx
+        ctx = Context.__new__(Context)
+        ctx._run = self.run
+        ctx._worker = self
+        ctx.attempt = 1
+        ctx.deadline = INFINITY
+        self._ctx = ctx
+        return ctx
 
     cdef bint _may_need_others(self, StepInfo step) noexcept:
         """Whether something may have to go on while this step waits: other events, a timer, or what it sends."""
@@ -1110,7 +1246,7 @@ cdef class Worker:
         return (
             step.wants_ctx
             or step.in_thread
-            or run._queue.size() > 0
+            or bz_ring_len(&run._queue._ring) > 0
             or step.timeout != INFINITY
             or run.deadline != INFINITY
         )
@@ -1119,11 +1255,15 @@ cdef class Worker:
         """Call the step."""
         cdef RunCore run = self.run
         cdef PyObject *out
+        ctx.deadline = INFINITY
         if run._real_clock:
             ctx.started = run._last_time
-        elif step.timeout != INFINITY or run._log is not None:
+            if step.has_timeout and not ctx._handling:
+                ctx.deadline = ctx.started + step.timeout
+        elif step.has_timeout or run._log is not None:
             ctx.started = run._clock()
-        ctx.deadline = INFINITY if ctx._handling else ctx.started + step.timeout
+            if not ctx._handling:
+                ctx.deadline = ctx.started + step.timeout
         if run._log is not None:
             run._note("started", ctx)
         if self._variables is None:
@@ -1183,7 +1323,7 @@ cdef class Worker:
 
     cdef int _after_send(self, int status, PyObject *out, PyObject **yielded) except -1:
         cdef RunCore run = self.run
-        cdef Context ctx = self.ctx
+        cdef Context ctx = self._ctx
         if status == PYGEN_NEXT:
             yielded[0] = out
             self._leave()
@@ -1211,64 +1351,101 @@ cdef class Worker:
     cdef int _complete(self, object result, object error) except -1:
         """The step is out. Decide what its outcome is, and settle it now or with the others of this pass."""
         cdef RunCore run = self.run
-        cdef Context ctx = self.ctx
+        cdef Context ctx = self._ctx
         cdef StepInfo step = ctx._step
         if not _ticks_work or bz_ticks() - run._last_ticks > TICKS_PER_READING:
             run._look_at_clock(ctx)
-        run._slice_events += 1
-        self._coro = None
-        if _variables_offset == 0 or (
-            bz_slot_read(<PyObject *> self._variables, _variables_offset)
+        if self._coro is not None:
+            self._coro = None
+        if (
+            _variables_offset == 0
+            or bz_slot_read(<PyObject *> self._variables, _variables_offset)
             is not bz_slot_read(<PyObject *> run._context, _variables_offset)
         ):
             # The step has set a context variable, which is its own: the next step gets a fresh copy.
             self._leave()
             self._variables = None
-        if ctx._timer != 0:
-            run._disarm(ctx._timer)
-            ctx._timer = 0
         if _status_offset > 0 and bz_slot_read(<PyObject *> self.task, _status_offset) is not <PyObject *> self.status:
             error = run.on_scope_left_open(ctx, error)
         if len(_lock_owners) > 0 and len(_lock_owners.get(self.task, ())) != self.locks:
             error = run.on_lock_left_held(ctx, error)
+        if (
+            error is None
+            and ctx.deadline == INFINITY
+            and ctx.abort_reason == 0
+            and run._log is None
+            and run._suspended == 0
+            and len(run._finished) == 0
+        ):
+            # Nothing is against settling it here and now.
+            self._live = False
+            run.busy -= 1
+            run._settled += 1
+            if ctx._holds_slot:
+                run._release(ctx)
+            if result is not None and not run.ending:
+                if (
+                    type(result) is step.last_class
+                    and step.last_route.only is not None
+                    and run._next_step is None
+                    and bz_ring_len(&run._queue._ring) == 0
+                ):
+                    run._numbered += 1
+                    run._next_seq = run._numbered
+                    run._next_step = step.last_route.only
+                    run._next_item = result
+                else:
+                    self._settling = True
+                    run._dispatch(step, result)
+                    self._settling = False
+            return 0
+        return self._complete_slowly(result, error)
+
+    cdef int _complete_slowly(self, object result, object error) except -1:
+        """The same where an error, a deadline, an abort, an observer or other steps have to be heeded."""
+        cdef RunCore run = self.run
+        cdef Context ctx = self._ctx
+        ctx._used = True
+        if ctx._timer != 0:
+            run._disarm(ctx._timer)
+            ctx._timer = 0
         if ctx.abort_reason != 0:
             if self.scope is not None:
                 self.code = UNWOUND
             if ctx.abort_reason != TIMED_OUT or ctx.abandoned:
-                self.ctx = None
-                run.busy -= 1
-                run._settled += 1
-                if ctx._holds_slot:
-                    run._release(ctx)
+                self._let_go(ctx)
                 run.on_unwound(ctx, error)
                 return 0
             result = None
             error = run.timeout_error(ctx, error)
         elif error is not None and not isinstance(error, Exception):
-            self.ctx = None
-            run.busy -= 1
-            run._settled += 1
-            if ctx._holds_slot:
-                run._release(ctx)
+            self._let_go(ctx)
             run.on_base_exception(ctx, error)
             return 0
         elif ctx.deadline != INFINITY and (run._last_time if run._real_clock else run._clock()) >= ctx.deadline:
             result = None
             error = run.timeout_error(ctx, error)
+        self._live = False
         if run._must_wait_for_pass(self, ctx):
             if run.passes is None:
                 run.passes = run.pass_counter()
             if len(run._finished) == 0:
                 run._finished_pass = (<PassCounter> run.passes).number
-            self.ctx = None
             run._finished.append((ctx, result, error))
             return 0
-        self.ctx = None
-        self._settling = ctx
+        self._settling = True
         run._settle(ctx, result, error)
-        self._settling = None
-        if error is None:
-            self._spare = ctx
+        self._settling = False
+        return 0
+
+    cdef int _let_go(self, Context ctx) except -1:
+        """Count an invocation out that produces nothing."""
+        cdef RunCore run = self.run
+        self._live = False
+        run.busy -= 1
+        run._settled += 1
+        if ctx._holds_slot:
+            run._release(ctx)
         return 0
 
 

@@ -10,17 +10,19 @@ import trio
 from blazen.errors import ValidationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blazen.engine.result import WorkflowResult
+    from blazen.engine.run import Run
     from blazen.events import Event
     from blazen.graph import Graph
-    from blazen.workflow import Workflow
 
 
 def unguard_steps(graph: Graph) -> None:
     """Let Ctrl-C interrupt the steps themselves; the engine around them is protected from it."""
     for spec in graph.specs:
         for fn in (spec.fn, spec.on_error):
-            if hasattr(fn, "__code__"):
+            if fn is not None and hasattr(fn, "__code__"):
                 trio.lowlevel.disable_ki_protection(fn)
 
 
@@ -34,8 +36,13 @@ def _running_loop() -> str | None:
     return None
 
 
-def run_in_own_loop(workflow: Workflow[Any], start: Event) -> WorkflowResult[Any]:
+def run_in_own_loop(name: str, new_run: Callable[[], Run], start: Event) -> WorkflowResult[Any]:
     """Run a workflow in the calling thread.
+
+    Args:
+        name: Of the workflow, for messages.
+        new_run: Makes the run; called inside the loop.
+        start: The run's first event.
 
     Raises:
         ValidationError: An event loop runs in this thread already.
@@ -43,9 +50,9 @@ def run_in_own_loop(workflow: Workflow[Any], start: Event) -> WorkflowResult[Any
     loop = _running_loop()
     if loop is not None:
         mend = "use `await workflow.run(...)`" if loop == "trio" else "call it in a thread: asyncio.to_thread(...)"
-        raise ValidationError(f"workflow {workflow.name!r}: run_sync() inside a running {loop} loop; {mend}")
+        raise ValidationError(f"workflow {name!r}: run_sync() inside a running {loop} loop; {mend}")
 
     async def main() -> WorkflowResult[Any]:
-        return await workflow._new_run(None).execute(start)
+        return await new_run().execute(start)
 
     return trio.run(main)

@@ -23,7 +23,7 @@ class Edit:
     Not a `trio.Lock`: a lock would belong to the worker's task, which runs other steps too.
     """
 
-    __slots__ = ("_ctx", "_default", "_held", "_key", "_queue", "_run", "value")
+    __slots__ = ("_ctx", "_default", "_held", "_key", "_queue", "_run", "_task", "value")
 
     def __init__(self, run: Run, ctx: Context, key: str, default: object, held: dict[str, Edit]) -> None:
         self._run = run
@@ -31,19 +31,21 @@ class Edit:
         self._key = key
         self._default = default
         self._held = held  # of the run: key -> the edit that holds it
-        self._queue: list[trio.lowlevel.Task] = []  # tasks that wait for this edit to end, in order
+        # Who waits for this edit to end, in order; the next holder takes over the list itself, which the waiters know.
+        self._queue: list[tuple[trio.lowlevel.Task, Edit]] = []
 
     async def __aenter__(self) -> Edit:
         holder = self._held.get(self._key)
         if holder is None:
             self._held[self._key] = self
+            self._task = current_task()
             try:
                 await checkpoint()
             except BaseException:
                 self._let_go()
                 raise
         else:
-            if holder._ctx is self._ctx:
+            if holder._task is current_task():
                 raise ValidationError(
                     f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
                 )
@@ -52,15 +54,15 @@ class Edit:
         return self
 
     async def _wait_behind(self, holder: Edit) -> None:
-        task = current_task()
+        task = self._task = current_task()
         queue = holder._queue
         entry = (task, self)
 
         def abort(_: object) -> Abort:
-            queue.remove(entry)  # type: ignore[arg-type]
+            queue.remove(entry)
             return Abort.SUCCEEDED
 
-        queue.append(entry)  # type: ignore[arg-type]
+        queue.append(entry)
         await wait_task_rescheduled(abort)
 
     async def __aexit__(
@@ -76,8 +78,7 @@ class Edit:
         if not self._queue:
             del self._held[self._key]
             return
-        (task, heir), *others = self._queue  # type: ignore[misc]
-        heir._queue[:0] = others  # type: ignore[has-type]
-        self._queue.clear()
-        self._held[self._key] = heir  # type: ignore[has-type]
-        reschedule(task)  # type: ignore[has-type]
+        task, heir = self._queue.pop(0)
+        heir._queue, self._queue = self._queue, heir._queue
+        self._held[self._key] = heir
+        reschedule(task)

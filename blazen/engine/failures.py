@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
 
-from blazen.engine.life import Happening
+from blazen.engine.life import Happening, State
 from blazen.errors import BlazenWarning, CancelledError, TimeoutError, WorkflowError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from blazen.events import Event, InputRequestEvent
 
 _LOCK_OWNERS: dict[Any, list[Any]] = getattr(
-    trio._core._parking_lot,  # type: ignore[attr-defined]
+    trio._core._parking_lot,
     "GLOBAL_PARKING_LOT_BREAKER",
     {},
 )
@@ -32,14 +33,24 @@ def without_cancelled(error: BaseException | None) -> BaseException | None:
     if error is None or isinstance(error, trio.Cancelled):
         return None
     if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1]
+        cancelled, rest = error.split(trio.Cancelled)
+        return error if cancelled is None else rest  # split() makes a new group also where nothing was split off
     return error
+
+
+def without_abort(run: Run, error: BaseException | None) -> BaseException | None:
+    """What is left of what came out of an aborted step when the abort itself is taken out of it.
+
+    That is trio's `Cancelled`, and in a thread what `ctx.check_cancelled()` raises.
+    """
+    error = without_cancelled(error)
+    return None if isinstance(error, CancelledError) and error.run_id == run.run_id else error
 
 
 def wrap(run: Run, ctx: Context, error: Exception) -> Exception:
     """The error of a run whose step failed for good."""
-    if isinstance(error, TimeoutError | WorkflowError) and error.run_id == run.run_id:
-        return error  # the engine's own words
+    if isinstance(error, TimeoutError) and error.run_id == run.run_id:
+        return error  # the engine's own words; what a step raised is a cause, also where blazen made it
     step = ctx.step
     where = f"on_error of step {step.name!r}" if ctx.handling else f"step {step.name!r}"
     tried = f" after {ctx.attempt} attempts" if ctx.attempt > 1 and not ctx.handling else ""
@@ -56,12 +67,16 @@ def wrap(run: Run, ctx: Context, error: Exception) -> Exception:
 
 def step_timeout(run: Run, ctx: Context, error: BaseException | None) -> BaseException:
     """The error of a step that is over its time; `error` is what came out of it while it was aborted."""
-    rest = without_cancelled(error)
+    from blazen._core.run import TIMED_OUT
+
+    rest = without_abort(run, error)
     if rest is not None and not isinstance(rest, Exception):
         return rest
+    # From its start to when it was told to stop; one that never waited was not told, and counts to its end.
+    until = ctx.deadline if ctx.abort_reason == TIMED_OUT else run.now()
     timeout = TimeoutError(
         f"step {ctx.step.name!r} of workflow {run.router.workflow!r} was over its timeout of {ctx.step.timeout:g} s",
-        elapsed_ms=round((run.now() - ctx.started) * 1000.0),
+        elapsed_ms=round((until - ctx.started) * 1000.0),
         step=ctx.step.name,
         run_id=run.run_id,
         suppressed=() if rest is None else (rest,),
@@ -162,6 +177,9 @@ def warn(run: Run, message: str) -> None:
 
 def overrun(run: Run, ctx: Context, seq: int) -> None:
     """The grace period of an aborted step is over: say which one holds everybody up."""
+    if ctx in run.cleaning:  # `ctx.cleanup()` has a bound of its own; look again when that must be over
+        run.add_timer(run.now() + run.cleanup_grace, partial(overrun, run, ctx, seq))
+        return
     if ctx.seq == seq and ctx.worker is not None and ctx.worker.ctx is ctx and ctx.cancelled:
         warn(
             run,
@@ -170,9 +188,9 @@ def overrun(run: Run, ctx: Context, seq: int) -> None:
         )
 
 
-def broken_dispatch(run: Run, worker: Worker, error: BaseException) -> None:
+def broken_dispatch(run: Run, worker: Worker | None, error: BaseException) -> None:
     """An exception came out of the dispatch loop itself: what a step returned cannot be dispatched, or memory ran out."""
-    ctx = worker.lose_step()
+    ctx = None if worker is None else worker.lose_step()
     if not isinstance(error, Exception):
         run.happened(Happening.FATAL, error)
         return
@@ -182,8 +200,8 @@ def broken_dispatch(run: Run, worker: Worker, error: BaseException) -> None:
         return
     step = None if ctx is None else ctx.step.name
     failure = WorkflowError(
-        f"the engine could not go on after step {step!r} of workflow {run.router.workflow!r}: "
-        f"{type(error).__name__}: {error}",
+        f"the engine could not go on {'with an event' if step is None else f'after step {step!r}'} of workflow "
+        f"{run.router.workflow!r}: {type(error).__name__}: {error}",
         step=step,
         event_type=None if ctx is None else ctx.event.event_type,
         run_id=run.run_id,
@@ -212,14 +230,24 @@ def attach(run: Run) -> None:
         return
     run.suppressed.clear()
     for error in suppressed:
-        warnings.warn(
+        _warn_at_the_end(
+            run,
             f"a step of workflow {run.router.workflow!r} raised while it was stopped: {type(error).__name__}: {error}",
-            BlazenWarning,
-            stacklevel=2,
         )
     if names:
-        warnings.warn(
+        _warn_at_the_end(
+            run,
             f"workflow {run.router.workflow!r} has ended and left threads behind that did not stop: {', '.join(names)}",
-            BlazenWarning,
-            stacklevel=2,
         )
+
+
+def _warn_at_the_end(run: Run, message: str) -> None:
+    """Warn of a run that is over; where warnings are errors, one that completed has failed with it."""
+    try:
+        warnings.warn(message, BlazenWarning, stacklevel=2)
+    except BlazenWarning as exc:
+        if isinstance(run.outcome, BaseException):
+            run.outcome.add_note(message)
+        else:
+            run.outcome = exc
+            run.life = State.FAILED

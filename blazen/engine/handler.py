@@ -25,7 +25,7 @@ from blazen.errors import BlazenWarning, CancelledError, ValidationError
 from blazen.events import Event, InputRequestEvent, InputResponseEvent, StepRecord, StreamGap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from types import TracebackType
 
     from blazen._core.stream import EventStream, StreamIterator
@@ -59,12 +59,12 @@ class RunHandler(Generic[Out]):
     leaving. Methods are for the trio loop the run lives in, except `cancel` and `send_event`: those are for any thread.
     """
 
-    __slots__ = ("_asked", "_entered", "_manager", "_run", "_start")
+    __slots__ = ("_asking", "_entered", "_manager", "_run", "_start")
 
     def __init__(self, run: Run, start: Event) -> None:
         self._run = run
         self._start = start
-        self._asked = False
+        self._asking = 0
         self._entered = False
         self._manager = trio.open_nursery()
 
@@ -113,7 +113,7 @@ class RunHandler(Generic[Out]):
         outcome = run.outcome
         if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
             raise outcome
-        if run.life is State.FAILED and not self._asked:
+        if run.life is State.FAILED and not self._asking:
             run.result()
         if run.life is State.CANCELLED:
             await checkpoint_if_cancelled()
@@ -121,7 +121,7 @@ class RunHandler(Generic[Out]):
     def _report_unasked(self) -> None:
         """The block raised by itself: a failure of the run that nobody asked for is at least warned of."""
         outcome = self._run.outcome
-        if self._run.life is State.FAILED and not self._asked:
+        if self._run.life is State.FAILED and not self._asking:
             import warnings
 
             warnings.warn(
@@ -154,11 +154,16 @@ class RunHandler(Generic[Out]):
             CancelledError: The run was cancelled.
         """
         self._check_entered()
-        await self._run.wait_until_over()
-        self._asked = True
+        # Counted before the wait: the failure may reach the end of the block before it reaches whoever waits here.
+        self._asking += 1
+        try:
+            await self._run.wait_until_over()
+        except BaseException:
+            self._asking -= 1
+            raise
         return self._run.result()
 
-    def stream_events(self, *, lifecycle: bool = False, buffer: int | None = None) -> AsyncIterator[Event]:
+    def stream_events(self, *, lifecycle: bool = False, buffer: int | None = None) -> StreamIterator:
         """The run's outside events, each from the start of the run, until the run ends.
 
         Args:
@@ -177,8 +182,7 @@ class RunHandler(Generic[Out]):
             missed = stream.want_steps()
             if missed:
                 stream.append(StreamGap(missed))
-        reader: StreamIterator = stream.read(steps=lifecycle, buffer=buffer or 0)
-        return reader
+        return stream.read(steps=lifecycle, buffer=buffer or 0)
 
     # --- steering
 
@@ -233,7 +237,7 @@ class RunHandler(Generic[Out]):
             ValidationError: There is no such question, or it has been answered. The run is undisturbed.
         """
         self._check_entered()
-        if request_id not in self._run.questions or self._run.over:
+        if not isinstance(request_id, str) or request_id not in self._run.questions or self._run.over:
             raise ValidationError(
                 f"respond_to_input: no open question has the id {request_id!r}; open are "
                 f"{', '.join(map(repr, self._run.questions)) or 'none'}"

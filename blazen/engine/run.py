@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from blazen.events import InputRequestEvent
 
 _INFINITY = float("inf")
-_SystemClock = trio._core._run.SystemClock  # type: ignore[attr-defined]  # to tell real time from a test's clock
+_SystemClock = trio._core._run.SystemClock  # to tell real time from a test's clock
 
 core.configure_trio(
     trio.Cancelled,
     trio.lowlevel.Task,
     # A table of trio's own: which task holds which locks. Without it a lock left held goes unnoticed.
-    getattr(trio._core._parking_lot, "GLOBAL_PARKING_LOT_BREAKER", {}),  # type: ignore[attr-defined]
+    getattr(trio._core._parking_lot, "GLOBAL_PARKING_LOT_BREAKER", {}),
 )
 
 
@@ -64,6 +64,8 @@ class Run(RunCore):
         "_watch_scope",
         "_watched",
         "abandoned",
+        "cleaning",
+        "left_open",
         "questions",
         "sent_keys",
         "suppressed",
@@ -93,6 +95,7 @@ class Run(RunCore):
         self.suppressed = []
         self.abandoned = []
         self.questions = {}
+        self.left_open: tuple[trio.Nursery, ...] = ()  # by steps that have ended
         self.sent_keys: set[object] = set()
         self._stray: BaseException | None = None
         if stream is not None:
@@ -109,6 +112,7 @@ class Run(RunCore):
         self._watch_deadline = _INFINITY
         self._sentinel_scope: trio.CancelScope | None = None
         self._edits: dict[str, Edit] | None = None
+        self.cleaning: list[Context] = []  # invocations in `ctx.cleanup()`
         self._offset: float | None = None
 
     # --- its life
@@ -147,7 +151,9 @@ class Run(RunCore):
                 self._publish()
 
     def fail(self, error: BaseException) -> None:
-        """End the run with an error; every step is aborted."""
+        """End the run with an error; every step is aborted. A caller that was cancelled before that has come first."""
+        if not self.ending and self._caller_is_cancelled():
+            self.caller_left()
         self.happened(Happening.FAILURE, error)
 
     def cancel(self, reason: str | None = None) -> None:
@@ -162,7 +168,9 @@ class Run(RunCore):
         """The result of a run that is over; raises what it failed with."""
         outcome = self.outcome
         if isinstance(outcome, BaseException):
-            raise outcome.with_traceback(None)
+            if isinstance(outcome, BlazenError):  # the engine's; one that came out of a step keeps the way it took
+                outcome = outcome.with_traceback(None)
+            raise outcome
         assert outcome is not None
         return WorkflowResult(outcome, self.id, self.totals)
 
@@ -218,9 +226,13 @@ class Run(RunCore):
                 failures.broken_dispatch(self, worker, exc)
                 continue
             if code == core.ENDED:
+                if self.left_open:
+                    await scopes.wait_for_left_open(self, worker)
                 worker.retire()
                 return True
             if code == core.YIELD:
+                if self.deadline <= self.now():
+                    self.due_now(self)
                 try:
                     await checkpoint()
                 except BaseException as exc:
@@ -235,6 +247,8 @@ class Run(RunCore):
         self.prepare_to_wait()
         try:
             async with trio.open_nursery() as self.nursery:
+                if self.next_deadline() != _INFINITY:
+                    self.watch(self.next_deadline())
                 if self.scoped:
                     await self.work(worker)
                 else:
@@ -250,7 +264,10 @@ class Run(RunCore):
         if self.timeout is not None:
             self.started = self.now()
             self.deadline = self.started + self.timeout
-        self.start(start)
+        try:
+            self.start(start)
+        except Exception as exc:  # memory ran out in the queue
+            failures.broken_dispatch(self, None, exc)
 
     def enter_loop(self) -> None:
         """Note the thread and the clock."""
@@ -268,7 +285,7 @@ class Run(RunCore):
     def _sit_down(self, worker: Worker) -> None:
         """Note what the worker's task is like outside of any step."""
         task = worker.task = current_task()
-        worker.status = task._cancel_status  # type: ignore[attr-defined]
+        worker.status = task._cancel_status
         worker.locks = failures.locks_held(task)
 
     def _interrupted(self, error: BaseException) -> None:
@@ -312,6 +329,8 @@ class Run(RunCore):
                 failures.broken_dispatch(self, worker, exc)
                 continue
             if code == core.ENDED:
+                if self.left_open:
+                    await scopes.wait_for_left_open(self, worker)
                 return True
             if code == core.UNWOUND:
                 return False
@@ -388,7 +407,9 @@ class Run(RunCore):
 
     @enable_ki_protection
     def on_stop(self, event: StopEvent) -> None:
-        """A StopEvent was produced."""
+        """A StopEvent was produced. One that comes after the run's deadline is too late, as a step's result is."""
+        if self.deadline != _INFINITY and self.deadline <= self.now():
+            self.due_now(self)
         self.happened(Happening.STOP, event)
 
     @enable_ki_protection
@@ -410,6 +431,9 @@ class Run(RunCore):
         if not isinstance(error, Exception):
             self.on_base_exception(ctx, error)
             return
+        if self._caller_is_cancelled():  # the error may come from its cleanup: neither tried again nor handled
+            self.fail(failures.wrap(self, ctx, error))
+            return
         if not ctx.handling:
             retry = step.retry
             if ctx.attempt <= retry.n and isinstance(error, retry.on):
@@ -422,12 +446,19 @@ class Run(RunCore):
                     self.requeue(ctx, handle=False)
                 return
             if step.on_error is not None:
-                self.record("failed", ctx, error)
+                self.record("timed_out" if isinstance(error, TimeoutError) else "failed", ctx, error)
                 ctx.fail_with(error)
                 self.requeue(ctx, handle=True)
                 return
         self.record("timed_out" if isinstance(error, TimeoutError) else "failed", ctx, error)
         self.fail(failures.wrap(self, ctx, error))
+
+    def _caller_is_cancelled(self) -> bool:
+        """Whether the scope that the run lives in has been cancelled; a worker's own scope does not count."""
+        if self.nursery is None:
+            return trio.current_effective_deadline() == -_INFINITY
+        status = self.nursery.cancel_scope._cancel_status
+        return status is not None and status.effectively_cancelled
 
     def _retry(self, ctx: Context) -> None:
         self.postpone(-1)
@@ -435,7 +466,7 @@ class Run(RunCore):
             self.requeue(ctx, handle=False)
 
     def _jitter(self, ctx: Context) -> float:
-        if self.clock_offset == 0.0:  # a test's clock: the same run waits the same times again
+        if type(current_clock()) is not _SystemClock:  # a test's clock: the same run waits the same times again
             return random.Random(f"{ctx.step.name} {ctx.seq} {ctx.attempt}").random()
         return random.random()  # noqa: S311  # no secret
 
@@ -447,7 +478,7 @@ class Run(RunCore):
             self.abandoned.append(ctx.step.name)
             if not self.ending:
                 self.fail(failures.abandoned(self, ctx))
-        error = failures.without_cancelled(error)
+        error = failures.without_abort(self, error)
         if error is None:
             return
         if not isinstance(error, Exception):
@@ -508,8 +539,10 @@ class Run(RunCore):
         worker = ctx.worker
         if worker.scope is not None:
             worker.scope.cancel()
-        else:
+        elif self.nursery is not None:
             self.nursery.cancel_scope.cancel()
+        else:
+            return  # a plain def that ended its run by what it sent: it holds the loop until it is out
         self.add_timer(grace, partial(failures.overrun, self, ctx, ctx.seq))
 
     def cancel_step(self, step_name: str) -> int:
@@ -523,6 +556,8 @@ class Run(RunCore):
 
     def watch(self, deadline: float) -> None:
         """Have somebody wake at `deadline` (engine's clock)."""
+        if self.nursery is None:
+            return  # a retry of a run that is still alone; `_run_in_nursery` sees to it
         if not self._watched:
             self._watched = True
             self.nursery.start_soon(self._watchdog, name="blazen watchdog")
@@ -583,15 +618,22 @@ class Run(RunCore):
         """Queue an event on the loop's thread; at most once per key."""
         if self.over:
             raise ValidationError(f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent")
-        if key is None:
+        if key is not None:
+            _check_key(key, emitter)
+            if key in self.sent_keys:
+                return
+        try:
             self.receive(event, emitter)
-        elif key not in self.sent_keys:
-            self.receive(event, emitter)
+        except WorkflowError as exc:
+            exc.run_id = self.run_id
+            raise
+        if key is not None:
             self.sent_keys.add(key)
 
     def post(self, event: Event, key: object, emitter: str | None) -> None:
         """Queue an event from another thread."""
         self.check_accepted(event, emitter)
+        _check_key(key, emitter)
         self.loop.post(partial(self._send_posted, event, key, emitter))
 
     def check_accepted(self, event: Event, emitter: str | None) -> None:
@@ -605,7 +647,10 @@ class Run(RunCore):
 
     def _send_posted(self, event: Event, key: object, emitter: str | None) -> None:
         if not self.over:  # it may have ended while the message was on its way
-            self.send(event, key, emitter)
+            try:
+                self.send(event, key, emitter)
+            except Exception as exc:  # whoever posted it has gone on: only the run can hear of it
+                failures.broken_dispatch(self, None, exc)
 
     def post_to_stream(self, event: Event) -> None:
         """Write an event to the stream from another thread."""
@@ -616,6 +661,22 @@ class Run(RunCore):
         """Count usage and show it."""
         if not isinstance(event, UsageEvent):
             raise ValidationError(f"step {emitter!r}: emit_usage takes a UsageEvent, got a {type(event).__name__!r} object")
+        for field in ("input_tokens", "output_tokens", "cost_usd"):
+            amount = getattr(event, field)
+            if field == "cost_usd" and amount is None:
+                continue
+            kinds = int | float if field == "cost_usd" else int
+            if not isinstance(amount, kinds) or isinstance(amount, bool):
+                raise ValidationError(
+                    f"step {emitter!r}: emit_usage cannot add up {field} = {amount!r}: it must be "
+                    f"{'a number or None' if field == 'cost_usd' else 'an int'}"
+                )
+        if self.on_own_thread():
+            self._count_usage(event)
+        else:
+            self.loop.post(partial(self._count_usage, event))
+
+    def _count_usage(self, event: UsageEvent) -> None:
         if self.totals is None:
             self.totals = Totals()
         self.totals.input_tokens += event.input_tokens
@@ -637,7 +698,7 @@ class Run(RunCore):
             StepRecord(
                 kind=kind,
                 step=ctx.step.name,
-                event_type=ctx.event.event_type,
+                input_type=ctx.event.event_type,
                 seq=ctx.seq,
                 attempt=ctx.attempt,
                 at=now + self.clock_offset,
@@ -656,9 +717,19 @@ class Run(RunCore):
         """`ctx.edit(key)`."""
         from blazen.engine.edits import Edit
 
+        ctx.has(key)  # refuses what is no key, before anybody waits for it
         if self._edits is None:
             self._edits = {}
         return Edit(self, ctx, key, default, self._edits)
+
+
+def _check_key(key: object, emitter: str | None) -> None:
+    try:
+        hash(key)
+    except TypeError:
+        raise ValidationError(
+            f"step {emitter!r}: send_event takes a key that can be hashed, such as a str, got a {type(key).__name__!r}"
+        ) from None
 
 
 __all__ = ["BlazenError", "Run", "WorkflowError"]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import enable_ki_protection
+
+from blazen.engine.life import Happening
 
 if TYPE_CHECKING:
     from blazen._core.run import Context, Worker
@@ -25,10 +28,25 @@ async def run_step(run: Run, worker: Worker) -> None:
     variables = worker.variables
     arguments = ((ctx, ctx.event) if step.ctx_first else (ctx.event, ctx)) if step.wants_ctx else (ctx.event,)
 
-    def call() -> object:
-        ctx.thread_started = True
-        return variables.run(step.fn, *arguments)
+    done = threading.Event()
+    raised: list[BaseException] = []
+    given_up = False
 
+    def call() -> object:
+        try:
+            if given_up:
+                return None
+            ctx.thread_started = True
+            if ctx.cancelled:  # asked after the line above, which `abort_step` reads after it has told the step
+                return None
+            return variables.run(step.fn, *arguments)
+        except BaseException as exc:
+            raised.append(exc)
+            raise
+        finally:
+            done.set()
+
+    run.loop  # noqa: B018  # the door for the thread's messages; made here, on the loop's own thread
     run.start_sentinel()
     run.arm_run_deadline()
     run.arm_deadline(ctx)
@@ -43,11 +61,27 @@ async def run_step(run: Run, worker: Worker) -> None:
         except trio.Cancelled:
             raise
         except BaseException as exc:
-            error = exc
+            if isinstance(exc, Exception) or done.is_set():
+                error = exc
+            else:  # Ctrl-C reached the loop; the thread goes on
+                run.happened(Happening.FATAL, exc)
+                await _wait_for_thread(done)
+                error = raised[0] if raised else None
+    given_up = scope.cancelled_caught
     ctx.thread_scope = None
     if scope.cancelled_caught and ctx.thread_started:
         ctx.refuse()
     worker.finish_thread(result, error)
+
+
+async def _wait_for_thread(done: threading.Event) -> None:
+    """Wait for a thread that trio no longer waits for. A second Ctrl-C does not hurry it."""
+    limiter = trio.CapacityLimiter(1)  # the common one may be used up by steps
+    while not done.is_set():
+        try:
+            await trio.to_thread.run_sync(done.wait, abandon_on_cancel=True, limiter=limiter)
+        except KeyboardInterrupt:
+            limiter = trio.CapacityLimiter(1)
 
 
 def abandon(ctx: Context) -> None:

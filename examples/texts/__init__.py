@@ -1,0 +1,1 @@
+"""What the text report does to texts; nothing in here knows of workflows."""
