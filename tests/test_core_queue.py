@@ -331,17 +331,24 @@ async def test_an_event_posted_by_a_thread_that_cannot_be_queued_fails_the_run_n
 
 @every_way
 async def test_a_retry_that_cannot_be_queued_fails_the_run(way: str, autojump_clock: MockClock) -> None:
-    @step
-    async def begin(ev: StartEvent) -> list[Part]:
-        return [Part(n=n) for n in range(4)]
+    first_attempts = 0
 
-    @step(retries=Retry(1, initial=1.0, jitter=0.0), max_concurrency=1)
-    async def fails(ctx: Context, ev: Part) -> StopEvent:
-        if ctx.attempt == 2:
-            return StopEvent()
-        if ev.n == 3:
-            fail_allocation_after(1)
-        raise OSError
+    @step
+    async def begin(ctx: Context, ev: StartEvent) -> StopEvent:
+        for n in range(20):  # one after the other, so that the queue has no room for all at once
+            ctx.send_event(Part(n=n))
+            while first_attempts <= n:
+                await trio.lowlevel.checkpoint()
+        fail_allocation_after(1)
+        await trio.sleep_forever()
+        return StopEvent()
+
+    @step(retries=Retry(1, initial=1.0, jitter=0.0))
+    async def fails(ctx: Context, ev: Part) -> None:
+        nonlocal first_attempts
+        if ctx.attempt == 1:
+            first_attempts += 1
+            raise OSError
 
     with pytest.raises(WorkflowError) as caught:
         await run_to_end(way, [begin, fails])

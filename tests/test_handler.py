@@ -616,7 +616,12 @@ async def test_open_questions_are_listed_and_answered_by_id() -> None:
 
 async def test_a_handler_that_was_not_entered_says_how_to() -> None:
     handler = waiting.run_with_handler()
-    for use in (handler.stream_events, handler.cancel, lambda: handler.send_event(Part()), lambda: handler.cancel_step("x")):
+    for use in (
+        handler.stream_events,
+        handler.cancel,
+        lambda: handler.send_event(Part()),
+        lambda: handler.cancel_step("x"),
+    ):
         with pytest.raises(ValidationError, match="async with"):
             use()
     with pytest.raises(ValidationError, match="async with"):

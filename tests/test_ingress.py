@@ -120,16 +120,19 @@ def test_nothing_is_lost_or_doubled_between_many_threads_and_one_drainer() -> No
     bell = Bell()
     door = Ingress(32, bell)  # small, so that it is full most of the time
 
+    room = threading.Semaphore(0)
+
     def post(thread: int) -> None:
         for n in range(per_thread):
             while door.post((thread, n)) == FULL:
-                pass
+                assert room.acquire(timeout=60), "nobody made room"
 
     posters = in_threads(threads, post)
     got: list[tuple[int, int]] = []
     while len(got) < threads * per_thread:
         bell.wait()  # a lost wake-up would be waited for without end
         got.extend(door.drain())
+        room.release(threads)
     for poster in posters:
         poster.join()
     assert door.drain() == []

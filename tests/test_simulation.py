@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import copy
 import os
+import traceback
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -36,17 +37,29 @@ def blocks() -> list[Sequence[int]]:
     return [every[start : start + BLOCK] for start in range(0, len(every), BLOCK)]
 
 
+def differences(trace: list[str], again: list[str]) -> list[str]:
+    """Where the trace of the second time is another one."""
+    if trace == again:
+        return []
+    pairs = enumerate(zip(trace, again, strict=False))
+    place = next((i for i, (a, b) in pairs if a != b), min(len(trace), len(again)))
+    return [f"the second trace differs from line {place} on: {again[place : place + 1]}"]
+
+
 def judge(seed: int) -> str:
     """What is wrong with a seed, its trace and how to replay it; empty if nothing is."""
     plan = draw(seed)
-    first, second = run_plan(plan, times=2)
-    found = [fault for ledger in first for fault in faults(plan, ledger)]
-    trace, again = trace_of(first), trace_of(second)
-    if trace != again:
-        place = next(
-            (i for i, (a, b) in enumerate(zip(trace, again, strict=False)) if a != b), min(len(trace), len(again))
-        )
-        found.append(f"the second trace differs from line {place} on: {again[place : place + 1]}")
+    trace: list[str] = []
+    try:
+        first, second = run_plan(plan, times=2)
+        found = [fault for ledger in first for fault in faults(plan, ledger)]
+        trace, again = trace_of(first), trace_of(second)
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            raise
+        found = ["the trial broke off:", *traceback.format_exception(error)]
+    else:
+        found += differences(trace, again)
     if not found:
         return ""
     replay = f"BLAZEN_SIMULATION_SEED={seed} python -m pytest -q tests/test_simulation.py"

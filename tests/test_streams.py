@@ -289,7 +289,12 @@ async def test_the_stream_ends_however_the_run_ends(way: str, autojump_clock: Mo
             ctx.write_event_to_stream(Note(n=2))
 
     workflow = Workflow("w", [write], timeout=60)
-    errors = {"fails": WorkflowError, "times out": TimeoutError, "is cancelled": CancelledError, "goes idle": WorkflowError}
+    errors = {
+        "fails": WorkflowError,
+        "times out": TimeoutError,
+        "is cancelled": CancelledError,
+        "goes idle": WorkflowError,
+    }
     async with workflow.run_with_handler() as handler:
         reader = handler.stream_events()
         assert await anext(reader) == Note(n=1)
@@ -458,7 +463,9 @@ async def test_lifecycle_adds_a_record_for_each_thing_that_happens_to_a_step(aut
     assert [record.error for record in made] == [None, "OSError: not yet", None, None, None, None]
 
 
-@pytest.mark.parametrize(("way", "kind"), [("fails", "failed"), ("times out", "timed_out"), ("is cancelled", "cancelled")])
+@pytest.mark.parametrize(
+    ("way", "kind"), [("fails", "failed"), ("times out", "timed_out"), ("is cancelled", "cancelled")]
+)
 async def test_the_last_record_says_how_a_step_ended(way: str, kind: str, autojump_clock: MockClock) -> None:
     @step(timeout=10)
     async def only(ev: StartEvent) -> StopEvent:

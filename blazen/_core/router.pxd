@@ -56,4 +56,4 @@ cdef class Router:
 
     cdef Route find(self, object event)
     cdef object adapt(self, StepInfo step, object event)
-    cdef Route route_result(self, StepInfo step, object event)
+    cdef Route route_result(self, StepInfo step, object event, bint rescued)

@@ -116,7 +116,7 @@ cdef class Router:
         if not isinstance(event, _Event):
             raise TypeError(f"{cls.__name__!r} object is not an event")
         route = self._by_name.get(event.event_type)
-        if self._subclass_routes:
+        if self._subclass_routes and (route is None or (<Route> route).kind != ENDS_RUN):
             # An event known by name only counts as the class that the workflow knows under this name.
             known = self._classes.get(event.event_type, cls) if cls is _DynamicEvent else cls
             by_base = [self.steps[index] for base, index in self._subclass_routes if issubclass(known, base)]
@@ -134,6 +134,10 @@ cdef class Router:
         cls = type(event)
         event_type = event.event_type
         wanted = step.accept_classes.get(event_type)
+        if wanted is None and cls is _DynamicEvent and step.accept_bases:
+            known = self._classes.get(event_type)
+            if known is not None and issubclass(known, step.accept_bases):
+                wanted = known
         if wanted is None or wanted is cls:
             return event
         if cls is _DynamicEvent:
@@ -155,8 +159,8 @@ cdef class Router:
             event_type=event_type,
         )
 
-    cdef Route route_result(self, StepInfo step, object event):
-        """The route of an event that `step` returned; refuses what the step did not declare."""
+    cdef Route route_result(self, StepInfo step, object event, bint rescued):
+        """The route of an event that `step` returned; refuses what it did not declare, unless its `on_error` did."""
         cls = type(event)
         try:
             route = self.find(event)
@@ -171,7 +175,7 @@ cdef class Router:
                 step=step.name,
             ) from None
         event_type = event.event_type
-        if step.emit_names is not None and event_type not in step.emit_names:
+        if not rescued and step.emit_names is not None and event_type not in step.emit_names:
             declared = ", ".join(sorted(step.emit_names)) or "nothing"
             raise _WorkflowError(
                 f"step {step.name!r} of workflow {self.workflow!r} returned {event_type!r} and declares {declared}: "
@@ -185,7 +189,7 @@ cdef class Router:
                 step=step.name,
                 event_type=event_type,
             )
-        if cls is not _DynamicEvent:
+        if cls is not _DynamicEvent and not rescued:
             step.last_class = cls
             step.last_route = route
         return route

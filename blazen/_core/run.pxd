@@ -82,9 +82,10 @@ cdef class RunCore:
     cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1
     cdef int _enqueue_front(self, StepInfo step, object item, uint64_t seq) except -1
     cdef int _deliver(self, Route route, object event) except -1
-    cdef int _dispatch(self, StepInfo step, object result) except -1
+    cdef int _dispatch(self, StepInfo step, object result, bint rescued) except -1
     cdef int _settle(self, Context ctx, object result, object error) except -1
     cdef int _settle_finished(self) except -1
+    cdef int _drop_finished(self, list entries) except -1
     cdef bint _must_wait_for_pass(self, Worker worker, Context ctx) except -1
     cdef bint _has_work(self) noexcept
     cdef int _need_spare(self) except -1
@@ -107,7 +108,7 @@ cdef class Context:
         bint _handling                      # runs on_error instead of the step
         bint _used                          # more than one attempt's plain fields have been set
         bint _holds_slot                    # counted in its step's max_concurrency
-        object error                        # what the last attempt failed with
+        readonly object error               # what the last attempt failed with
         dict _joined                        # joins this event completed, for its retries
         Worker _worker
         uint64_t _timer                     # token of the timer that watches the deadline; 0 when none does
@@ -132,6 +133,7 @@ cdef class Worker:
         readonly bint suspended
         readonly bint waited                # a step of this worker has waited inside trio
         bint _woken
+        double _suspended_at                # engine's clock, when its step began to wait
         object _coro
         object _variables                   # context variables of the running invocation
         bint _entered                       # they are the current ones

@@ -7,6 +7,8 @@ another one. What happens once per run, and everything that waits, is in `blazen
 Who owns what: all of this belongs to the thread that runs trio. Other threads come in through `RunCore.post`.
 """
 
+from heapq import heapify, heappop, heappush
+
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
@@ -159,34 +161,39 @@ cdef class PassCounter:
 cdef class Join:
     """The events that `collect_events` gathers for one (step, key)."""
     cdef:
-        dict _by_number                     # event number -> event
-        list _wanted                        # types in the order given; None when a number is wanted
+        dict _events                        # event number -> event
+        dict _numbers                       # type name -> heap of event numbers
+
+    def __cinit__(self):
+        self._events = {}
+        self._numbers = {}
 
     cdef list add(self, uint64_t seq, object event, object wanted):
         """Add an event; the complete list, or None."""
-        if self._by_number is None:
-            self._by_number = {}
-        self._by_number[seq] = event
+        if seq not in self._events:
+            self._events[seq] = event
+            heappush(self._numbers.setdefault(event.event_type, []), seq)
         if isinstance(wanted, int):
-            if len(self._by_number) < wanted:
+            if len(self._events) < wanted:
                 return None
-            numbers = sorted(self._by_number)[:wanted]
-            return [self._by_number.pop(number) for number in numbers]
-        if len(self._by_number) < len(wanted):
-            return None
-        return self._match(wanted)
+            numbers = sorted(self._events)[:wanted]
+            if len(numbers) < len(self._events):
+                self._rebuild(numbers)
+            else:
+                self._numbers.clear()
+            return [self._events.pop(number) for number in numbers]
+        names = [kind if isinstance(kind, str) else kind.event_type for kind in wanted]
+        for name in set(names):
+            if len(self._numbers.get(name, ())) < names.count(name):
+                return None
+        return [self._events.pop(heappop(self._numbers[name])) for name in names]
 
-    cdef list _match(self, wanted):
-        of_type = {}
-        for number in sorted(self._by_number):
-            of_type.setdefault(self._by_number[number].event_type, []).append(number)
-        chosen = []
-        for kind in wanted:
-            numbers = of_type.get(kind if isinstance(kind, str) else kind.event_type)
-            if not numbers:
-                return None
-            chosen.append(numbers.pop(0))
-        return [self._by_number.pop(number) for number in chosen]
+    cdef int _rebuild(self, list taken) except -1:
+        gone = set(taken)
+        for name in self._numbers:
+            self._numbers[name] = [number for number in self._numbers[name] if number not in gone]
+            heapify(self._numbers[name])
+        return 0
 
 
 cdef class Limit:
@@ -425,16 +432,19 @@ cdef class RunCore:
 
     # --- what steps produce
 
-    cdef int _dispatch(self, StepInfo step, object result) except -1:
-        """Queue what a step returned; all of it or, if something is wrong with it, nothing."""
+    cdef int _dispatch(self, StepInfo step, object result, bint rescued) except -1:
+        """Queue what a step returned; all of it or, if something is wrong with it, nothing.
+
+        `rescued`: it comes from `on_error`, which may return what the step itself does not declare.
+        """
         if type(result) is step.last_class:
             return self._deliver(step.last_route, result)
         if type(result) is not list:
-            return self._deliver(self.router.route_result(step, result), result)
+            return self._deliver(self.router.route_result(step, result, rescued), result)
         events = list(<list> result)
         for event in events:
             if type(event) is not step.last_class:
-                self.router.route_result(step, event)
+                self.router.route_result(step, event, rescued)
         for event in events:
             if self.ending:
                 break
@@ -455,7 +465,7 @@ cdef class RunCore:
         if error is not None:
             self.on_failed(ctx, error)
         elif result is not None and not self.ending:
-            self._dispatch(ctx._step, result)
+            self._dispatch(ctx._step, result, ctx._handling)
         return 0
 
     cdef int _note(self, str kind, Context ctx) except -1:
@@ -479,7 +489,16 @@ cdef class RunCore:
                 done += 1
                 self._settle(ctx, result, error)
         finally:
-            self.busy -= len(entries) - done
+            self._drop_finished(entries[done:])
+        return 0
+
+    cdef int _drop_finished(self, list entries) except -1:
+        """Count outcomes out that the end of the run has overtaken; their errors are kept beside its own."""
+        cdef Context ctx
+        self.busy -= len(entries)
+        for ctx, _, error in entries:
+            if error is not None:
+                self.on_failed(ctx, error)
         return 0
 
     cdef bint _must_wait_for_pass(self, Worker worker, Context ctx) except -1:
@@ -499,7 +518,7 @@ cdef class RunCore:
             if looked_at > WORKERS_LOOKED_AT:
                 return True
             # A task without an abort function has been woken: it runs in this pass or has run in it.
-            if other._ctx.seq < ctx.seq and bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None:
+            if _entry_order((other._ctx,)) < _entry_order((ctx,)) and bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None:
                 return True
         return False
 
@@ -515,12 +534,11 @@ cdef class RunCore:
     cdef int _release(self, Context ctx) except -1:
         """Give a limited step's place to the invocation that has waited longest."""
         cdef Limit limit = <Limit> self._limits[ctx._step.index]
-        cdef bz_record record
         ctx._holds_slot = False
         limit.running -= 1
         if limit.backlog is not None and limit.backlog.size() > 0 and not self.ending:
-            item = limit.backlog.take(&record)
-            self._enqueue_front(ctx._step, item, record.seq)
+            # A place, not the event: who takes it takes what has waited longest, however many places come free at once.
+            self._enqueue_front(ctx._step, None, 0)
         return 0
 
     # --- workers
@@ -575,7 +593,8 @@ cdef class RunCore:
         self._next_item = None
         self._queue.drop_all()
         entries, self._finished = self._finished, []
-        self.busy -= len(entries)
+        entries.sort(key=_entry_order)
+        self._drop_finished(entries)
         if self._limits is not None:
             for limit in self._limits:
                 if limit is not None and limit.backlog is not None:
@@ -682,11 +701,13 @@ cdef class Context:
     @property
     def state(self):
         """The shared state as a mapping."""
+        self._check()
         return self._run.state
 
     @property
     def session(self):
         """Live objects of this process, by identity; never checked, never written anywhere."""
+        self._check()
         return self._run.session
 
     # --- the run
@@ -733,6 +754,7 @@ cdef class Context:
             WorkflowError: No step accepts the event.
         """
         self._check()
+        _check_key(self._step, "send_event", key)
         cdef RunCore run = self._run
         if PyThread_get_thread_ident() != run._thread:
             run.post(event, key, self._step.name)
@@ -786,6 +808,7 @@ cdef class Context:
             raise _ValidationError(
                 f"step {self._step.name!r}: collect_events takes the event the step was given, got {type(event).__name__!r}"
             )
+        _check_key(self._step, "collect_events", key)
         if self._joined is not None and key in self._joined:
             return list(self._joined[key])
         _check_wanted(self._step, wanted)
@@ -798,15 +821,13 @@ cdef class Context:
         events = (<Join> join).add(self.seq, event, wanted)
         if events is None:
             return None
-        if not (<Join> join)._by_number:
+        if not (<Join> join)._events:
             del run._joins[place]
-        if self._step.retry.n > 0:
-            self._used = True
-            if self._joined is None:
-                self._joined = {}
-            self._joined[key] = events
-            return list(events)
-        return events
+        self._used = True
+        if self._joined is None:
+            self._joined = {}
+        self._joined[key] = events
+        return list(events)
 
     cdef int _renew(self) noexcept:
         """Make a context that no step has kept as good as new."""
@@ -864,6 +885,18 @@ cdef class Context:
 
     def __repr__(self):
         return f"<blazen.Context of step {self._step.name!r}, attempt {self.attempt}>"
+
+
+cdef int _check_key(StepInfo step, str call, object key) except -1:
+    if key is None or type(key) is str:
+        return 0
+    try:
+        hash(key)
+    except TypeError:
+        raise _ValidationError(
+            f"step {step.name!r}: {call}: key must be hashable, such as a str or a tuple, got {type(key).__name__!r}"
+        ) from None
+    return 0
 
 
 cdef int _check_wanted(StepInfo step, object wanted) except -1:
@@ -1019,12 +1052,17 @@ cdef class Worker:
             run._settle_finished()
         self.code = DRY
         if self._coro is not None:
+            step_name = self._ctx._step.name
+            # Read before the step goes on: the run's own end may cancel the scope too.
+            caller_cancelled = not run.ending and getattr(self.status, "effectively_cancelled", False)
             if self._resume(value, yielded):
                 return 1
             if self.code == UNWOUND:
                 self._leave()
                 run._active = None
                 return 0
+            if caller_cancelled:
+                run.on_outlived(step_name, run._now() - self._suspended_at)
         while True:
             if run.ending:
                 self.code = ENDED
@@ -1110,8 +1148,13 @@ cdef class Worker:
             if limit.running >= step.limit:
                 if limit.backlog is None:
                     limit.backlog = EventQueue.__new__(EventQueue)
-                limit.backlog.put(item, record.seq, <uint32_t> step.index)
+                if item is not None:
+                    limit.backlog.put(item, record.seq, <uint32_t> step.index)
                 return TAKEN_DONE
+            if item is None:
+                if limit.backlog.size() == 0:
+                    return TAKEN_DONE
+                item = limit.backlog.take(&record)
         if type(item) is Context:
             ctx = <Context> item
             ctx._worker = self
@@ -1329,6 +1372,7 @@ cdef class Worker:
             self._leave()
             self.suspended = True
             self.waited = True
+            self._suspended_at = run._now()
             run._suspended += 1
             run._active = None
             if ctx.deadline != INFINITY and ctx._timer == 0:
@@ -1396,7 +1440,7 @@ cdef class Worker:
                     run._next_item = result
                 else:
                     self._settling = True
-                    run._dispatch(step, result)
+                    run._dispatch(step, result, ctx._handling)
                     self._settling = False
             return 0
         return self._complete_slowly(result, error)

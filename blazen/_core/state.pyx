@@ -299,7 +299,7 @@ cdef class StateStore:
         Raises:
             ValidationError: A value is no longer storable; the message names its key, ``path`` the place inside it.
         """
-        for key, entry in list(self._values.items()):
+        for key, entry in self._values.copy().items():  # a copy in one go: other threads may set keys meanwhile
             if type(entry) is Held:
                 self._check_held(key, (<Held>entry).value, "no longer storable:")
             elif not is_storable_leaf(entry):

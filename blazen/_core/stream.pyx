@@ -19,56 +19,62 @@ cdef enum:
 
 cdef object _NOTHING = object()
 cdef object _gap_type = None
-cdef object _step_record_type = None
 cdef object _wait = None
 cdef object _checkpoint = None
 
 
-def configure(gap_type, step_record_type, wait, checkpoint):
-    """Hand over what this module may not import: two event classes and two coroutine functions.
+def configure(gap_type, wait, checkpoint):
+    """Hand over what this module may not import.
 
     Args:
+        gap_type: The event class that says how many were lost.
         wait: `await wait(stream)` returns when the stream has grown or ended.
         checkpoint: `await checkpoint()` lets others run.
     """
-    global _gap_type, _step_record_type, _wait, _checkpoint
+    global _gap_type, _wait, _checkpoint
     _gap_type = gap_type
-    _step_record_type = step_record_type
     _wait = wait
     _checkpoint = checkpoint
 
 
 cdef class EventStream:
-    """Events of one run, in order, for any number of readers."""
+    """Events of one run, in order, for any number of readers. Step records are kept beside them, for those who ask."""
 
     def __cinit__(self, Py_ssize_t keep=0):
         self._items = []
+        self._records = []
         self._waiting = []
         self._keep = keep
 
     cdef int write(self, object event) except -1:
         self._items.append(event)
         if self._keep > 0 and len(self._items) >= 2 * self._keep:
-            self._trim()
+            # In one go for `keep` events at a time, so that a write costs O(1).
+            self._first += len(self._items) - self._keep
+            del self._items[:-self._keep]
         if self._waiting:
             self._wake()
         return 0
 
     def append(self, event):
-        """Add an event; readers that wait are woken."""
+        """Add an event; readers that wait are woken. After the end it does nothing."""
         if not self.ended:
             self.write(event)
+
+    def append_record(self, record):
+        """Add a step record; likewise."""
+        if self.ended:
+            return
+        self._records.append((self._first + len(self._items), record))
+        if self._keep > 0 and len(self._records) >= 2 * self._keep:
+            self._first_record += len(self._records) - self._keep
+            del self._records[:-self._keep]
+        if self._waiting:
+            self._wake()
 
     def skip_step_record(self):
         """Note that a step record was due and nobody has asked for them yet."""
         self.unrecorded += 1
-
-    def want_steps(self):
-        """Have step records written from now on. Returns how many were due before and are not in the log."""
-        if not self.with_steps:
-            self.with_steps = True
-            return self.unrecorded
-        return 0
 
     def end(self):
         """Close the log; readers end when they have read it."""
@@ -88,20 +94,21 @@ cdef class EventStream:
         return len(self._items)
 
     def read(self, *, bint steps=False, Py_ssize_t buffer=0):
-        """A new reader from the start of the log."""
+        """A new reader from the start of the log.
+
+        Args:
+            steps: Give step records too. They are written from the first reader on that wants them.
+            buffer: Give only the newest so many when the reader lags further behind; 0 gives all.
+        """
         cdef StreamIterator reader = StreamIterator.__new__(StreamIterator)
         reader._stream = self
         reader._steps = steps
         reader._buffer = buffer
         reader._ready = _NOTHING
+        if steps:
+            self.with_steps = True
+            reader._gap = self.unrecorded
         return reader
-
-    cdef int _trim(self) except -1:
-        # In one go for `keep` events at a time, so that a write costs O(1).
-        cdef Py_ssize_t surplus = len(self._items) - self._keep
-        del self._items[:surplus]
-        self._first += surplus
-        return 0
 
     cdef int _wake(self) except -1:
         waiting, self._waiting = self._waiting, []
@@ -126,6 +133,8 @@ cdef class StreamIterator:
             event = self._take()
             if event is not _NOTHING:
                 self._since_checkpoint += 1
+                if self._ready is not _NOTHING:          # a second one, while the first has not been awaited yet
+                    return _give(event)
                 self._ready = event
                 return self
         return self._wait_for_next()
@@ -151,33 +160,58 @@ cdef class StreamIterator:
             if self._stream.ended:
                 raise StopAsyncIteration
             await _wait(self._stream)
-            # Waiting has let others run.
 
     cdef object _take(self):
         """The next event for this reader, or _NOTHING."""
         cdef EventStream stream = self._stream
-        cdef Py_ssize_t size = len(stream._items)
-        cdef Py_ssize_t end = stream._first + size
-        cdef Py_ssize_t lost = 0
+        cdef Py_ssize_t end = stream._first + len(stream._items)
         cdef Py_ssize_t oldest = stream._first
-        if stream._keep > 0 and size > stream._keep:
+        cdef Py_ssize_t lost = self._gap
+        if stream._keep > 0 and end - oldest > stream._keep:
             oldest = end - stream._keep
+        if self._buffer > 0 and end - self._buffer > oldest:
+            oldest = end - self._buffer
+        lost += self._skip_to(self._next, oldest)
         if self._next < oldest:
-            lost = oldest - self._next
             self._next = oldest
-        if self._buffer > 0 and end - self._next > self._buffer:
-            lost += end - self._buffer - self._next
-            self._next = end - self._buffer
+        if self._steps:
+            lost += self._find_record()
         if lost > 0:
+            self._gap = 0
             self.lost += lost
             if self._buffer == 0:
                 return _gap_type(lost)
-        while self._next < end:
+        if self._steps and self._next_record - stream._first_record < len(stream._records):
+            before, record = stream._records[self._next_record - stream._first_record]
+            if before <= self._next:
+                self._next_record += 1
+                return record
+        if self._next < end:
             event = stream._items[self._next - stream._first]
             self._next += 1
-            if self._steps or type(event) is not _step_record_type:
-                return event
+            return event
         return _NOTHING
+
+    cdef Py_ssize_t _skip_to(self, Py_ssize_t next, Py_ssize_t oldest) noexcept:
+        """How many there are between what is next and what is still there."""
+        return oldest - next if next < oldest else 0
+
+    cdef Py_ssize_t _find_record(self) noexcept:
+        """Go on to the oldest step record that is kept. Returns how many were lost."""
+        cdef EventStream stream = self._stream
+        cdef Py_ssize_t end = stream._first_record + len(stream._records)
+        cdef Py_ssize_t oldest = stream._first_record
+        if stream._keep > 0 and end - oldest > stream._keep:
+            oldest = end - stream._keep
+        if self._buffer > 0 and end - self._buffer > oldest:
+            oldest = end - self._buffer
+        cdef Py_ssize_t lost = self._skip_to(self._next_record, oldest)
+        self._next_record += lost
+        return lost
+
+
+async def _give(event):
+    return event
 
 
 cdef int _reader_send(PyObject *reader, PyObject *value, PyObject **result) except -1:

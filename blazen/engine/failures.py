@@ -52,6 +52,8 @@ def wrap(run: Run, ctx: Context, error: Exception) -> Exception:
     if isinstance(error, TimeoutError) and error.run_id == run.run_id:
         return error  # the engine's own words; what a step raised is a cause, also where blazen made it
     step = ctx.step
+    if ctx.handling and error.__context__ is None:
+        error.__context__ = ctx.error
     where = f"on_error of step {step.name!r}" if ctx.handling else f"step {step.name!r}"
     tried = f" after {ctx.attempt} attempts" if ctx.attempt > 1 and not ctx.handling else ""
     failure = WorkflowError(

@@ -22,7 +22,7 @@ from blazen._core.run import Worker
 from blazen.engine import failures
 from blazen.engine.life import State
 from blazen.errors import BlazenWarning, CancelledError, ValidationError
-from blazen.events import Event, InputRequestEvent, InputResponseEvent, StepRecord, StreamGap
+from blazen.events import Event, InputRequestEvent, InputResponseEvent, StreamGap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ async def _wait_for_stream(stream: EventStream) -> None:
     await wait_task_rescheduled(abort)
 
 
-stream_core.configure(StreamGap, StepRecord, _wait_for_stream, checkpoint)
+stream_core.configure(StreamGap, _wait_for_stream, checkpoint)
 
 
 class RunHandler(Generic[Out]):
@@ -178,10 +178,6 @@ class RunHandler(Generic[Out]):
             raise ValidationError(f"stream_events: buffer must be an int above 0, got {buffer!r}")
         stream = self._run.stream
         assert stream is not None
-        if lifecycle:
-            missed = stream.want_steps()
-            if missed:
-                stream.append(StreamGap(missed))
         return stream.read(steps=lifecycle, buffer=buffer or 0)
 
     # --- steering

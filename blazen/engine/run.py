@@ -348,6 +348,8 @@ class Run(RunCore):
                     await cancel_shielded_checkpoint()
                 elif code == core.IN_THREAD:
                     await threads.run_step(self, worker)
+            except Exception as exc:  # what a thread step returned cannot be dispatched
+                failures.broken_dispatch(self, worker, exc)
             except BaseException as exc:
                 self._interrupted(exc)
 
@@ -463,7 +465,10 @@ class Run(RunCore):
     def _retry(self, ctx: Context) -> None:
         self.postpone(-1)
         if not self.ending:
-            self.requeue(ctx, handle=False)
+            try:
+                self.requeue(ctx, handle=False)
+            except Exception as exc:  # memory ran out in the queue
+                failures.broken_dispatch(self, None, exc)
 
     def _jitter(self, ctx: Context) -> float:
         if type(current_clock()) is not _SystemClock:  # a test's clock: the same run waits the same times again
@@ -498,6 +503,20 @@ class Run(RunCore):
         else:
             self.caller_left()
             failures.suppress(self, ctx, rest)
+
+    def on_outlived(self, step_name: str, seconds: float) -> None:
+        """A step has ended, `seconds` after it began to wait, and its run's caller has been cancelled meanwhile."""
+        if self.life is State.CANCELLING:  # the step went with it, or somebody else has
+            return
+        if not self.ending:
+            self.caller_left()
+        if seconds > self.cleanup_grace:
+            failures.warn(
+                self,
+                f"step {step_name!r} of workflow {self.router.workflow!r} waited for {seconds:.1f} s and ended normally "
+                "although the caller of its run had been cancelled: it was waited for; what has to be finished belongs "
+                "into `async with ctx.cleanup():`",
+            )
 
     def timeout_error(self, ctx: Context, error: BaseException | None) -> BaseException:
         """What a step over its time fails with."""
@@ -618,10 +637,8 @@ class Run(RunCore):
         """Queue an event on the loop's thread; at most once per key."""
         if self.over:
             raise ValidationError(f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent")
-        if key is not None:
-            _check_key(key, emitter)
-            if key in self.sent_keys:
-                return
+        if key is not None and key in self.sent_keys:
+            return
         try:
             self.receive(event, emitter)
         except WorkflowError as exc:
@@ -633,7 +650,6 @@ class Run(RunCore):
     def post(self, event: Event, key: object, emitter: str | None) -> None:
         """Queue an event from another thread."""
         self.check_accepted(event, emitter)
-        _check_key(key, emitter)
         self.loop.post(partial(self._send_posted, event, key, emitter))
 
     def check_accepted(self, event: Event, emitter: str | None) -> None:
@@ -694,7 +710,7 @@ class Run(RunCore):
             stream.skip_step_record()
             return
         now = self.now()
-        stream.append(
+        stream.append_record(
             StepRecord(
                 kind=kind,
                 step=ctx.step.name,
@@ -721,15 +737,6 @@ class Run(RunCore):
         if self._edits is None:
             self._edits = {}
         return Edit(self, ctx, key, default, self._edits)
-
-
-def _check_key(key: object, emitter: str | None) -> None:
-    try:
-        hash(key)
-    except TypeError:
-        raise ValidationError(
-            f"step {emitter!r}: send_event takes a key that can be hashed, such as a str, got a {type(key).__name__!r}"
-        ) from None
 
 
 __all__ = ["BlazenError", "Run", "WorkflowError"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from blazen.engine import failures
 from blazen.engine.life import Happening
 
 if TYPE_CHECKING:
@@ -71,7 +72,10 @@ async def run_step(run: Run, worker: Worker) -> None:
     ctx.thread_scope = None
     if scope.cancelled_caught and ctx.thread_started:
         ctx.refuse()
-    worker.finish_thread(result, error)
+    try:
+        worker.finish_thread(result, error)
+    except Exception as exc:  # what the step returned cannot be dispatched, or memory ran out
+        failures.broken_dispatch(run, worker, exc)
 
 
 async def _wait_for_thread(done: threading.Event) -> None:

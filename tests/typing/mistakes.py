@@ -1,0 +1,71 @@
+"""Mistakes that mypy --strict must find. Nothing here is run.
+
+`type: ignore` with the code keeps them out of the way of other checks, which complain where one is not found any more;
+test_typing.py takes these away and looks for the words after `E:`.
+"""
+
+# ruff: noqa: B018, F841
+
+from __future__ import annotations
+
+from blazen import Context, Event, Retry, StartEvent, StopEvent, UsageEvent, Workflow, step
+
+
+class Greet(Event):
+    name: str
+
+
+greet = Greet(name="Ada")
+Greet()  # type: ignore[call-arg]  # E: Missing positional argument "name"
+Greet(name=5)  # type: ignore[arg-type]  # E: Argument "name" to "Greet" has incompatible type "int"
+Greet(name="Ada", age=5)  # type: ignore[call-arg]  # E: Unexpected keyword argument "age"
+greet.name = "Bob"  # type: ignore[misc]  # E: Property "name" defined in "Greet" is read-only
+greet.age  # type: ignore[attr-defined]  # E: "Greet" has no attribute "age"
+
+
+@step(timeout="5")  # type: ignore[call-overload, untyped-decorator]  # E: No overload variant of "step" matches
+async def timed(ev: StartEvent) -> StopEvent:
+    return StopEvent()
+
+
+@step(run="proces")  # type: ignore[call-overload, untyped-decorator]  # E: No overload variant of "step" matches
+def run_wrongly(ev: StartEvent) -> StopEvent:
+    return StopEvent()
+
+
+@step(retry=3)  # type: ignore[call-overload, untyped-decorator]  # E: Unexpected keyword argument "retry"
+def misspelt(ev: StartEvent) -> StopEvent:
+    return StopEvent()
+
+
+@step
+async def only(ctx: Context, ev: StartEvent) -> StopEvent:
+    ctx.set(5, 1)  # type: ignore[arg-type]  # E: expected "str"
+    ctx.send_event("Greet")  # type: ignore[arg-type]  # E: expected "Event"
+    ctx.emit_usage(greet)  # type: ignore[arg-type]  # E: expected "UsageEvent"
+    ctx.write_event_to_stream({"name": "Ada"})  # type: ignore[arg-type]  # E: expected "Event"
+    ctx.attempt = 2  # type: ignore[misc]  # E: Property "attempt" defined in "Context" is read-only
+    with ctx.edit("n"):  # type: ignore[attr-defined]  # E: has no attribute "__enter__"
+        pass
+    greets: list[Greet] = ctx.collect_events(greet, 2)  # type: ignore[assignment]  # E: "list[Greet] | None"
+    ctx.collect_events(greet, 2, "key")  # type: ignore[call-overload]  # E: No overload variant of "collect_events"
+    return "done"  # type: ignore[return-value]  # E: Incompatible return value type (got "str", expected "StopEvent")
+
+
+workflow = Workflow[int]("w", [only])
+Workflow("w", only)  # type: ignore[arg-type]  # E: Argument 2 to "Workflow" has incompatible type
+Workflow("w", [only], timeout="30")  # type: ignore[arg-type]  # E: expected "float | None"
+Workflow("w", [only], time_out=30)  # type: ignore[call-arg]  # E: Unexpected keyword argument "time_out"
+Retry(3, on="OSError")  # type: ignore[arg-type]  # E: Argument "on" to "Retry" has incompatible type "str"
+UsageEvent("acme")  # type: ignore[call-arg]  # E: Missing positional argument "model"
+
+
+async def run() -> None:
+    text: str = (await workflow.run()).result  # type: ignore[assignment]  # E: variable has type "str"
+    workflow.run()  # type: ignore[unused-coroutine]  # E: must be used
+    with workflow.run_with_handler() as handler:  # type: ignore[attr-defined]  # E: has no attribute "__enter__"
+        pass
+    async with workflow.run_with_handler() as handler:
+        handler.send_event("Greet")  # type: ignore[arg-type]  # E: expected "Event"
+        handler.cancel(5)  # type: ignore[arg-type]  # E: expected "str | None"
+        handler.answer  # type: ignore[attr-defined]  # E: has no attribute "answer"

@@ -1,0 +1,183 @@
+"""Typical uses of blazen, for mypy --strict; run as well, so that they stay true."""
+
+from __future__ import annotations
+
+from typing import Any, assert_type
+
+from blazen import (
+    Context,
+    DynamicEvent,
+    Event,
+    InputRequestEvent,
+    InputResponseEvent,
+    ProgressEvent,
+    Retry,
+    StartEvent,
+    StateValue,
+    StopEvent,
+    UsageEvent,
+    Workflow,
+    WorkflowBuilder,
+    step,
+)
+from blazen.errors import BlazenError, CancelledError, TimeoutError, ValidationError, WorkflowError
+
+
+class Greet(Event):
+    name: str
+    excited: bool = False
+
+
+class Cut(Event, type="my_app::Cut"):
+    part: int
+    words: list[str]
+
+
+class Order(StartEvent):
+    item: str
+    count: int = 1
+
+
+class Receipt(StopEvent):
+    total: float
+
+
+@step
+async def parse(ctx: Context, ev: StartEvent) -> Greet:
+    return Greet(name=ev.name)
+
+
+def excuse(ev: Greet, exc: Exception) -> StopEvent:
+    return StopEvent(result=f"no greeting: {exc}")
+
+
+@step(timeout=5.0, max_concurrency=4, retries=Retry(3, on=(OSError, ValueError), initial=0.0), on_error=excuse)
+async def greet(ev: Greet) -> StopEvent:
+    assert_type(ev.name, str)
+    assert_type(ev.excited, bool)
+    assert_type(ev.event_type, str)
+    return StopEvent(result=f"Hello, {ev.name}!")
+
+
+greeter: Workflow[str] = Workflow("greeter", [parse, greet], timeout=30.0)
+
+
+@step(run="thread")
+def cut(ctx: Context, ev: Order) -> list[Cut]:
+    assert_type(ev.item, str)
+    ctx.check_cancelled()
+    return [Cut(part=n, words=[ev.item]) for n in range(ev.count)]
+
+
+@step
+async def join(ev: Cut, ctx: Context) -> Receipt | None:
+    cuts = ctx.collect_events(ev, 2, key="all")
+    assert_type(cuts, list[Cut] | None)
+    if cuts is None:
+        return None
+    return Receipt(total=float(len(cuts)))
+
+
+orders = Workflow[None]("orders", [cut, join], version="2", stream_keep=100, session_policy="warn_drop")
+
+
+@step(accepts=["left", "right"], emits=[StopEvent])
+async def by_name(ctx: Context, ev: DynamicEvent) -> Event | None:
+    both = ctx.collect_events(ev, ["left", "right"])
+    assert_type(both, list[Any] | None)
+    return StopEvent(result=ev.data)
+
+
+@step
+async def uses_context(ctx: Context, ev: StartEvent) -> list[Event] | StopEvent | None:
+    ctx.set("n", 1)
+    assert_type(ctx.get("n"), Any)
+    ctx.set_bytes("raw", b"abc")
+    assert_type(ctx.get_bytes("raw"), bytes | None)
+    ctx.set_value("live", StateValue.native(object()))
+    assert_type(ctx.get_value("live"), StateValue | None)
+    assert_type(ctx.has("n"), bool)
+    assert_type(ctx.delete("n"), bool)
+    assert_type(ctx.keys(), list[str])
+    ctx.state["n"] = ctx.state.get("n", 0) + 1
+    ctx.session["connection"] = object()
+    assert_type(ctx.run_id(), str)
+    assert_type(ctx.attempt, int)
+    ctx.send_event(Greet(name="Ada"), key=("greet", 1))
+    ctx.write_event_to_stream(ProgressEvent(1, total=2, label="half"))
+    ctx.emit_usage(UsageEvent("acme", "small", input_tokens=3, cost_usd=0.5))
+    async with ctx.edit("n", 0) as cell:
+        cell.value += 1
+    async with ctx.cleanup():
+        pass
+    return None
+
+
+class Steps:
+    """Steps may be methods."""
+
+    @step
+    async def ask(self, ev: StartEvent) -> InputRequestEvent:
+        return InputRequestEvent(prompt=f"{ev.data}?")
+
+    @step
+    async def answer(self, ctx: Context, ev: InputResponseEvent) -> StopEvent:
+        return StopEvent(result=ev.response)
+
+
+async def watch() -> None:
+    steps = Steps()
+    workflow: Workflow[str] = Workflow("asks", [steps.ask, steps.answer])
+    async with workflow.run_with_handler("go on") as handler:
+        assert_type(handler.run_id, str)
+        async for event in handler.stream_events(lifecycle=True):
+            assert_type(event, Event)
+            if isinstance(event, InputRequestEvent):
+                handler.respond_to_input(event.request_id, "yes")
+        newest = handler.stream_events(buffer=1)
+        assert_type(await anext(newest, None), Event | None)
+        assert_type(newest.lost, int)
+        result = await handler.result()
+        assert_type(result.result, str)
+        assert_type(handler.pending_inputs(), list[InputRequestEvent])
+        handler.cancel("enough")
+        handler.cancel_step("ask")
+
+
+async def run() -> None:
+    result = await greeter.run(name="Ada")
+    assert_type(result.result, str)
+    assert_type(result.event, StopEvent)
+    assert_type(result.run_id, str)
+    assert_type(result.total_input_tokens, int)
+    assert_type(result.total_cost_usd, float)
+    assert result.result == "Hello, Ada!"
+    receipt = (await orders.run(item="tea", count=2)).event
+    assert isinstance(receipt, Receipt)
+    assert_type(receipt.total, float)
+    try:
+        await greeter.options(timeout=5.0, session={}).run({"name": "Ada"})
+    except TimeoutError as error:
+        assert_type(error.elapsed_ms, int)
+        assert_type(error.step, str | None)
+    except WorkflowError as error:
+        assert_type(error.suppressed, tuple[BaseException, ...])
+    except CancelledError as error:
+        assert_type(error.reason, str | None)
+    except ValidationError as error:
+        assert_type(error.path, str | None)
+    except BlazenError:
+        raise
+
+
+def build() -> Workflow[Any]:
+    return WorkflowBuilder("greeter").step(parse).step(greet, name="hello").step_timeout(5.0).timeout(30).build()
+
+
+def events() -> None:
+    event = Greet("Ada", excited=True)
+    assert_type(Greet.from_json(event.to_json()), Greet)
+    assert_type(Greet.from_dict({"name": "Ada"}), Greet)
+    assert_type(event.to_dict(), dict[str, Any])
+    assert_type(Greet.event_type, str)
+    assert_type(DynamicEvent("greeting", {"text": "hello"}).event_type, str)
