@@ -513,8 +513,10 @@ def test_retries_that_are_no_count_are_refused_naming_the_step(wrong: Any) -> No
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"n": -1}, {"initial": -1.0}, {"initial": float("nan")}, {"max": float("inf")}, {"factor": 0.0}, {"jitter": 2.0}]
-    + [{"on": BaseException}, {"on": KeyboardInterrupt}, {"on": "OSError"}, {"on": ()}],
+    [
+        *[{"n": -1}, {"initial": -1.0}, {"initial": float("nan")}, {"max": float("inf")}, {"factor": 0.0}],
+        *[{"jitter": 2.0}, {"on": BaseException}, {"on": KeyboardInterrupt}, {"on": "OSError"}, {"on": ()}],
+    ],
     ids=str,
 )
 def test_a_retry_out_of_its_range_is_refused(wrong: dict[str, Any]) -> None:

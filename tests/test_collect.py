@@ -433,11 +433,12 @@ async def test_only_the_event_that_the_step_was_given_can_be_gathered(wrong: Any
 async def test_a_key_that_cannot_be_a_key_is_refused_by_name(call: str) -> None:
     def gather(ctx: Context, ev: A) -> list[Any] | None:
         key: Any = ["unhashable"]
+        calls = {
+            "collect_events": lambda: ctx.collect_events(ev, 1, key=key),
+            "send_event": lambda: ctx.send_event(ev, key),
+        }
         with pytest.raises(ValidationError, match=f"'join'.*{call}.*key"):
-            if call == "collect_events":
-                ctx.collect_events(ev, 1, key=key)
-            else:
-                ctx.send_event(ev, key=key)
+            calls[call]()
         return ctx.collect_events(ev, 1)
 
     assert await gathered([A(n=1)], gather) == [[A(n=1)]]

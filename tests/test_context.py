@@ -552,8 +552,8 @@ async def test_usage_of_threads_counts_and_is_shown() -> None:
         return StopEvent() if ctx.collect_events(ev, 20) else None
 
     async with Workflow("w", [fan, work, join]).run_with_handler() as handler:
+        shown = [event async for event in handler.stream_events()]  # also while it waits for more
         result = await handler.result()
-        shown = [event async for event in handler.stream_events()]
     assert result.total_input_tokens == len(shown) == 1000
     assert result.total_cost_usd == 500.0
 

@@ -190,12 +190,17 @@ def test_a_queue_without_memory_says_so_is_unchanged_and_works_again(queued: int
     queue = EventQueue()
     for n in range(queued):
         queue.put_nowait(n, n)
-    fail_allocation_after(allocation)
     added = 0
-    with pytest.raises(MemoryError, match="queue"):
+
+    def put_many() -> None:
+        nonlocal added
         for _ in range(1000):
             queue.put_nowait("new", queued + added)
             added += 1
+
+    fail_allocation_after(allocation)
+    with pytest.raises(MemoryError, match="queue"):
+        put_many()
     assert len(queue) == queued + added
     queue.put_nowait("last")
     items = []
@@ -298,10 +303,13 @@ async def test_siblings_are_out_before_a_run_without_memory_fails(way: str) -> N
 async def test_a_step_that_sends_without_memory_gets_the_error_and_may_go_on(way: str) -> None:
     @step
     async def sends(ctx: Context, ev: StartEvent) -> StopEvent:
-        fail_allocation_after(1)
-        with pytest.raises(MemoryError):
+        def send_many() -> None:
             for _ in range(1000):
                 ctx.send_event(Part())
+
+        fail_allocation_after(1)
+        with pytest.raises(MemoryError):
+            send_many()
         return StopEvent(result="went on")
 
     @step

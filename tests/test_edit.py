@@ -124,11 +124,14 @@ async def test_get_and_set_do_not_wait_for_an_edit() -> None:
 async def test_an_edit_left_by_an_exception_stores_nothing_and_lets_go() -> None:
     @step
     async def only(ctx: Context, ev: StartEvent) -> StopEvent:
-        ctx.set("n", 1)
-        with pytest.raises(KeyError):
+        async def fails() -> None:
             async with ctx.edit("n") as cell:
                 cell.value = 2
                 raise KeyError
+
+        ctx.set("n", 1)
+        with pytest.raises(KeyError):
+            await fails()
         assert ctx.get("n") == 1
         async with ctx.edit("n") as cell:
             cell.value = 3

@@ -197,18 +197,27 @@ async def test_a_failure_that_somebody_stopped_waiting_for_is_raised_on_leaving(
         await go_on.wait()
         raise OSError
 
-    with pytest.raises(WorkflowError):
+    async def stop_waiting() -> None:
         async with Workflow("w", [fails]).run_with_handler() as handler:
             with trio.move_on_after(1):
                 await handler.result()
             go_on.set()
 
+    with pytest.raises(WorkflowError):
+        await stop_waiting()
+
 
 async def test_reading_the_stream_to_its_end_does_not_count_as_asking() -> None:
-    with pytest.raises(WorkflowError):
+    states: list[str] = []
+
+    async def read() -> None:
         async with failing.run_with_handler() as handler:
             assert [event async for event in handler.stream_events()] == []
-            assert handler.state == "failed"
+            states.append(handler.state)
+
+    with pytest.raises(WorkflowError):
+        await read()
+    assert states == ["failed"]
 
 
 # ---- the block's own exception
@@ -231,38 +240,49 @@ async def test_the_blocks_own_exception_comes_out_unchanged_after_the_steps_are_
             log.append("out")
         return StopEvent()
 
-    try:
+    handlers = []
+
+    async def leave_by(error: BaseException) -> None:
         async with Workflow("w", [waits]).run_with_handler() as handler:
+            handlers.append(handler)
             await wait_all_tasks_blocked()
-            raise own
-    except BaseException as caught:
-        assert caught is own
-    else:
-        pytest.fail("the exception was lost")
+            raise error
+
+    with pytest.raises(kind) as caught:
+        await leave_by(own)
+    assert caught.value is own
     assert own.__cause__ is None
     assert log == ["out"]
-    assert handler.state == "cancelled"
+    assert handlers[0].state == "cancelled"
 
 
 async def test_the_blocks_own_exception_wins_over_a_failure_of_the_run_which_is_warned_of() -> None:
     own = Mine()
-    with pytest.warns(BlazenWarning, match="broken"), pytest.raises(Mine) as caught:
+
+    async def leave() -> None:
         async with failing.run_with_handler() as handler:
             async for _ in handler.stream_events():
                 pass
             raise own
+
+    with pytest.warns(BlazenWarning, match="broken"), pytest.raises(Mine) as caught:
+        await leave()
     assert caught.value is own
 
 
 async def test_the_failure_itself_passes_through_when_the_block_lets_it() -> None:
     seen: list[WorkflowError] = []
-    with pytest.raises(WorkflowError) as caught:
+
+    async def let_through() -> None:
         async with failing.run_with_handler() as handler:
             try:
                 await handler.result()
             except WorkflowError as error:
                 seen.append(error)
                 raise
+
+    with pytest.raises(WorkflowError) as caught:
+        await let_through()
     assert [caught.value] == seen
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import hypothesis
@@ -32,7 +34,9 @@ from reference.run import (
 from blazen import Context, DynamicEvent, Event, Retry, StartEvent, StopEvent, Workflow, step
 from blazen.errors import WorkflowError
 
-WAYS = ("run", "run_sync", "handler", "scoped")
+# "scoped": each worker has a cancel scope of its own. "traced": a debugger or coverage looks on; Python then resumes
+# coroutines in another way.
+WAYS = ("run", "run_sync", "handler", "scoped", "traced")
 
 
 class A(Event):
@@ -222,6 +226,17 @@ async def run_plainly(workflow: Workflow[Any]) -> Any:
     return (await workflow.run()).result
 
 
+@contextlib.contextmanager
+def tracing(*, on: bool) -> Iterator[None]:
+    before = sys.gettrace()
+    if on:
+        sys.settrace(lambda frame, event, argument: None)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
 def execute(program: Program, way: str) -> Outcome:
     """What the engine makes of the program."""
     books = [Book(program)]
@@ -231,8 +246,9 @@ def execute(program: Program, way: str) -> Outcome:
         # A step that has stopped its run and then fails is warned of; that is tested elsewhere.
         warnings.simplefilter("ignore")
         try:
-            if way == "run_sync":
-                result = workflow.run_sync().result
+            if way in ("run_sync", "traced"):
+                with tracing(on=way == "traced"):
+                    result = workflow.run_sync().result
             else:
                 result = trio.run(run_watched if way == "handler" else run_plainly, workflow)
         except WorkflowError as error:
