@@ -1,4 +1,5 @@
 # The event queue: a C ring of small records in front of a list that holds the events.
+cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 
 
@@ -16,8 +17,10 @@ cdef extern from "bz_ring.h" nogil:
     int bz_ring_push_front(bz_ring *ring, bz_record record)
     int bz_ring_pop(bz_ring *ring, bz_record *record)
     size_t bz_ring_len(const bz_ring *ring)
+    const bz_record *bz_ring_peek(const bz_ring *ring)
 
 
+@cython.final
 cdef class EventQueue:
     cdef:
         bz_ring _ring

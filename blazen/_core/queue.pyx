@@ -5,6 +5,8 @@ more events than fit would wait for a worker that waits for this very step. What
 the steps have made, and each of them is an object that exists already; the queue adds 28 bytes to it.
 """
 
+cimport cython
+
 from libc.stdint cimport uint32_t, uint64_t
 
 
@@ -19,6 +21,7 @@ cdef enum:
     KEPT_SLOTS = 256
 
 
+@cython.final
 cdef class EventQueue:
     """First in, first out queue of `(item, seq, route)`.
 

@@ -1,4 +1,5 @@
 # Which steps an event goes to: decided when the workflow is built.
+cimport cython
 
 
 cdef enum:
@@ -7,6 +8,7 @@ cdef enum:
     ASKS = 2
 
 
+@cython.final
 cdef class StepInfo:
     """One step as the dispatcher sees it; shared by all runs of a workflow."""
     cdef:
@@ -18,7 +20,7 @@ cdef class StepInfo:
         readonly int index
         readonly double timeout             # seconds; infinite when there is none
         readonly bint has_timeout
-        readonly bint is_simple             # no timeout, no limit, not in a thread
+        readonly bint is_simple             # no limit, no tiny timeout, not in a thread
         readonly int limit                  # max_concurrency; 0 when there is none
         readonly bint is_async
         readonly bint wants_ctx
@@ -33,6 +35,7 @@ cdef class StepInfo:
         Route last_route                    # ... and where that goes
 
 
+@cython.final
 cdef class Route:
     """Where events of one type go."""
     cdef:
@@ -42,6 +45,7 @@ cdef class Route:
         StepInfo only                       # the step, when there is exactly one
 
 
+@cython.final
 cdef class Router:
     cdef:
         readonly str workflow

@@ -4,10 +4,15 @@ The tables are made once, when a workflow is built. At run time a known class co
 returned last costs a pointer comparison.
 """
 
+cimport cython
+
 # A class that was not known when the workflow was built is remembered up to this many, so that a program that makes
 # classes without end does not fill the table.
 cdef enum:
     REMEMBERED_CLASSES = 4096
+
+# Seconds. Below that, a deadline may pass between two readings of the clock by the loop that runs chains of steps.
+cdef double SHORTEST_SIMPLE_TIMEOUT = 0.001
 
 cdef object _Event = None
 cdef object _DynamicEvent = None
@@ -26,6 +31,7 @@ def configure(event_class, dynamic_class, convert, workflow_error):
     _WorkflowError = workflow_error
 
 
+@cython.final
 cdef class StepInfo:
     """One step as the dispatcher sees it."""
 
@@ -46,7 +52,7 @@ cdef class StepInfo:
         self.in_thread = spec.run == "thread"
         # Its on_error may be a coroutine function, and then it can wait after all.
         self.is_plain = not (self.is_async or self.in_thread or spec.on_error is not None)
-        self.is_simple = not (self.has_timeout or self.limit or self.in_thread)
+        self.is_simple = not (self.limit or self.in_thread or self.timeout < SHORTEST_SIMPLE_TIMEOUT)
         self.accept_classes = {
             (a if isinstance(a, str) else a.event_type): (None if isinstance(a, str) else a) for a in spec.accepts
         }
@@ -58,6 +64,7 @@ cdef class StepInfo:
             self.emit_names = frozenset(e if isinstance(e, str) else e.event_type for e in spec.emits)
 
 
+@cython.final
 cdef class Route:
     """Where events of one type go."""
 
@@ -68,6 +75,7 @@ cdef class Route:
         self.only = steps[0] if len(steps) == 1 and kind == TO_STEPS else None
 
 
+@cython.final
 cdef class Router:
     """The routing tables of one workflow."""
 

@@ -1,4 +1,5 @@
 # What a run does per event: queue, dispatch, drive the steps, settle what they produce.
+cimport cython
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
@@ -43,6 +44,7 @@ cdef class RunCore:
         uint64_t _settled                   # invocations settled so far
         list _finished                      # outcomes that wait for the end of the scheduler's pass
         uint64_t _finished_pass
+        bint _settler_called                # a worker comes back in the next pass to settle them
         list _limits                        # per limited step its running count and backlog
         dict _joins                         # (step, key) -> Join
         set _sent_keys
@@ -94,6 +96,7 @@ cdef class RunCore:
     cdef int _look_at_clock(self, Context ctx) except -1
 
 
+@cython.final
 cdef class Context:
     cdef:
         RunCore _run
@@ -120,6 +123,7 @@ cdef class Context:
     cdef int _check(self) except -1
 
 
+@cython.final
 cdef class Worker:
     cdef:
         readonly RunCore run
@@ -129,6 +133,7 @@ cdef class Worker:
         public object scope                 # cancel scope of its own, or None
         public object status                # the task's cancel status outside of any step
         public Py_ssize_t locks             # trio locks the task held before any step
+        public bint surplus                 # it may leave before the run ends
         readonly int code
         readonly bint suspended
         readonly bint waited                # a step of this worker has waited inside trio
@@ -144,6 +149,9 @@ cdef class Worker:
     cdef int _enter(self) except -1
     cdef int _leave(self) except -1
     cdef Context _renewed_context(self)
+    cdef int _settle_or_rest(self) except -1
+    cdef bint _is_simple(self, PyObject *step, object event_class) noexcept
+    cdef PyObject *_take_simple(self, Context ctx) except? NULL
     cdef int _run_chain(self, PyObject **yielded) except -1
     cdef bint _may_need_others(self, StepInfo step) noexcept
     cdef int _take_next(self) except -1

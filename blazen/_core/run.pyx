@@ -9,12 +9,13 @@ Who owns what: all of this belongs to the thread that runs trio. Other threads c
 
 from heapq import heapify, heappop, heappush
 
+cimport cython
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
-from blazen._core.queue cimport EventQueue, bz_record, bz_ring_len
+from blazen._core.queue cimport EventQueue, bz_record, bz_ring_len, bz_ring_peek
 from blazen._core.router cimport ASKS, ENDS_RUN, Route, Router, StepInfo
 from blazen._core.state cimport StateStore
 from blazen._core.stream cimport EventStream
@@ -31,6 +32,7 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     unsigned long PyThread_get_thread_ident()
     bint PyCoro_CheckExact(object value)
+    bint PyObject_TypeCheck(object value, PyTypeObject *kind) noexcept
     Py_ssize_t Py_REFCNT(PyObject *value) noexcept
     PyTypeObject *Py_TYPE(PyObject *value) noexcept
 
@@ -150,6 +152,7 @@ def sees_into_trio():
     return _status_offset > 0 and _abort_offset > 0 and _lock_owners is not None
 
 
+@cython.final
 cdef class PassCounter:
     """A trio instrument that counts the passes of the scheduler."""
     cdef readonly uint64_t number
@@ -158,6 +161,7 @@ cdef class PassCounter:
         self.number += 1
 
 
+@cython.final
 cdef class Join:
     """The events that `collect_events` gathers for one (step, key)."""
     cdef:
@@ -196,6 +200,7 @@ cdef class Join:
         return 0
 
 
+@cython.final
 cdef class Limit:
     """How many invocations of a limited step run, and which wait."""
     cdef:
@@ -479,6 +484,7 @@ cdef class RunCore:
     cdef int _settle_finished(self) except -1:
         """Settle the outcomes of an earlier pass in the order of their events' numbers."""
         entries, self._finished = self._finished, []
+        self._settler_called = False
         entries.sort(key=_entry_order)
         cdef Py_ssize_t done = 0
         cdef Context ctx
@@ -570,6 +576,11 @@ cdef class RunCore:
         """Note that a worker waits for work."""
         self._parked.append(worker)
 
+    @property
+    def parked(self):
+        """How many workers wait for work."""
+        return len(self._parked)
+
     def unpark(self, Worker worker not None):
         """Take a worker off the list of those that wait; False if it had been woken."""
         if worker in self._parked:
@@ -622,6 +633,7 @@ def _entry_order(entry):
     return ctx.seq, ctx._step.index
 
 
+@cython.final
 cdef class Context:
     """What a step knows of its run: shared state, events, the stream.
 
@@ -769,7 +781,7 @@ cdef class Context:
         """
         self._check()
         cdef RunCore run = self._run
-        if not isinstance(event, _Event):
+        if not PyObject_TypeCheck(event, <PyTypeObject *> _Event):
             raise _ValidationError(
                 f"step {self._step.name!r}: write_event_to_stream takes an event, got a {type(event).__name__!r} object"
             )
@@ -915,6 +927,7 @@ cdef int _check_wanted(StepInfo step, object wanted) except -1:
     )
 
 
+@cython.final
 cdef class Worker:
     """Takes events off the queue and drives their steps. `await worker` returns when it needs Python; see `code`."""
 
@@ -934,11 +947,12 @@ cdef class Worker:
     def send(self, value):
         """Go on; as of a generator. Only for drivers that do not use the send slot."""
         cdef PyObject *yielded = NULL
-        if self._advance(value, &yielded):
-            result = <object> yielded
-            Py_DECREF(result)
+        waits = _worker_send(<PyObject *> self, <PyObject *> value, &yielded)
+        result = <object> yielded
+        Py_DECREF(result)
+        if waits:
             return result
-        raise StopIteration(self.code)
+        raise StopIteration(result)
 
     def throw(self, kind, value=None, traceback=None):
         """Raise an exception where the step waits; as of a generator."""
@@ -948,7 +962,12 @@ cdef class Worker:
             error = error()
         if self._coro is None:
             raise error
-        self._throw(error, &yielded)
+        try:
+            self._throw(error, &yielded)
+        except BaseException:
+            self._leave()
+            self.run._active = None
+            raise
         if yielded is not NULL:
             result = <object> yielded
             Py_DECREF(result)
@@ -1074,22 +1093,17 @@ cdef class Worker:
             elif run._settled - run._slice_settled > LONGEST_SLICE_EVENTS:
                 self.code = YIELD
                 break
-            if (
-                run._next_step is not None
-                and run._next_step.is_simple
-                and run._log is None
-                and run._suspended == 0
-                and bz_ring_len(&run._queue._ring) == 0
-                and len(run._finished) == 0
-                and type(run._next_item) is run._next_step.accept_class
-                and not (run.alone and not run._next_step.is_plain and self._may_need_others(run._next_step))
-            ):
-                if self._run_chain(yielded):
+            if run._suspended == 0 and len(run._finished) == 0 and (run._log is None or not run._log.with_steps):
+                taken = self._run_chain(yielded)
+                if taken == TAKEN_COROUTINE:
                     return 1
-                continue
+                if taken == TAKEN_DONE:
+                    if self.code == UNWOUND:
+                        break
+                    continue
             taken = self._take_next()
             if taken == TAKEN_NOTHING:
-                self.code = SETTLE if len(run._finished) > 0 else DRY
+                self.code = self._settle_or_rest()
                 break
             if taken == TAKEN_COROUTINE:
                 if self._resume(None, yielded):
@@ -1176,31 +1190,41 @@ cdef class Worker:
         run.busy += 1
         return self._begin(step, ctx)
 
-    cdef int _run_chain(self, PyObject **yielded) except -1:
-        """Run steps one after the other for as long as each leads to just the next one and nothing else is going on.
+    cdef int _settle_or_rest(self) except -1:
+        """What a worker without work does: the first one comes back in the next pass if outcomes wait for it."""
+        if len(self.run._finished) == 0 or self.run._settler_called:
+            return DRY
+        self.run._settler_called = True
+        return SETTLE
 
-        Does what `_take_next`, `_begin` and `_complete` do, without the way through the queue. Whatever is out of the
-        ordinary is left to them. 1: a step waits. 0: look again.
+    cdef int _run_chain(self, PyObject **yielded) except -1:
+        """Run steps one after the other for as long as they come from the queue and nothing else is going on.
+
+        Does what `_take_next`, `_begin` and `_complete` do, with less bookkeeping in between. Whatever is out of the
+        ordinary is left to them.
+
+        Returns TAKEN_NOTHING if it could not even begin, TAKEN_COROUTINE if a step waits, TAKEN_DONE otherwise.
         """
         cdef RunCore run = self.run
-        cdef Context ctx
+        cdef Context ctx = self._renewed_context()
         # Borrowed: the router keeps the steps alive, and counting references would cost more than the checks.
-        cdef PyObject *step = <PyObject *> run._next_step
+        cdef PyObject *step = self._take_simple(ctx)
         cdef PyObject *following
-        cdef PyObject *arguments
         cdef PyObject *out
         cdef PyObject *sent
         cdef PySendResult status
-        ctx = self._renewed_context()
-        ctx._event = run._next_item
-        ctx.seq = run._next_seq
-        run._next_step = None
-        run._next_item = None
+        if step is NULL:
+            return TAKEN_NOTHING
         run.busy += 1
         self._live = True
         while True:
             if <PyObject *> ctx._step is not step:
                 ctx._step = <StepInfo> step
+            if (<StepInfo> step).has_timeout:
+                ctx.started = run._last_time
+                ctx.deadline = run._last_time + (<StepInfo> step).timeout
+            if run._log is not None:
+                run._log.unrecorded += 1
             if self._variables is None:
                 self._variables = PyContext_Copy(run._context)
             if not self._entered:
@@ -1224,31 +1248,30 @@ cdef class Worker:
                 if status == PYGEN_NEXT:
                     self._coro = <object> out
                     Py_DECREF(<object> out)
-                    return self._after_send(status, sent, yielded)
+                    self._after_send(status, sent, yielded)
+                    return TAKEN_COROUTINE
                 Py_DECREF(<object> out)
                 out = sent if status == PYGEN_RETURN else NULL
             if out is NULL:
                 error = <object> bz_take_exception()
                 Py_DECREF(error)
                 self._complete(None, error)
-                return 0
+                return TAKEN_DONE
             # From here as in _complete, for the ordinary case.
             following = <PyObject *> None
             if <PyObject *> Py_TYPE(out) is <PyObject *> (<StepInfo> step).last_class:
                 following = <PyObject *> (<StepInfo> step).last_route.only
             if (
-                following is <PyObject *> None
-                or not (<StepInfo> following).is_simple
-                or <PyObject *> (<StepInfo> following).accept_class is not <PyObject *> (<StepInfo> step).last_class
+                (following is <PyObject *> None and out is not <PyObject *> None)
                 or ctx.abort_reason != 0
                 or run.ending
-                or run._next_step is not None
-                or bz_ring_len(&run._queue._ring) > 0
                 or len(run._finished) > 0
-                or (run.alone and (<StepInfo> following).wants_ctx and not (<StepInfo> following).is_plain)
-                or ((<StepInfo> step).is_plain or (run._settled & 15) == 0)
+                or run._suspended > 0
+                # A step whose time may be over, or a `def` that may have held the loop: the clock is asked if it can be.
+                or ((<StepInfo> step).is_plain or (<StepInfo> step).has_timeout or (run._settled & 15) == 0)
                 and (not _ticks_work or bz_ticks() - run._last_ticks > TICKS_PER_READING)
                 or (not run._real_clock and run._settled - run._slice_settled > LONGEST_SLICE_EVENTS)
+                or (run._log is not None and run._log.with_steps)
                 or _variables_offset == 0
                 or bz_slot_read(<PyObject *> self._variables, _variables_offset)
                 is not bz_slot_read(<PyObject *> run._context, _variables_offset)
@@ -1258,15 +1281,76 @@ cdef class Worker:
                 result = <object> out
                 Py_DECREF(result)
                 self._complete(result, None)
-                return 0
+                return TAKEN_DONE
             run._settled += 1
-            run._numbered += 1
-            step = following
+            if run._log is not None:
+                run._log.unrecorded += 1
+            ctx.deadline = INFINITY
+            if out is not <PyObject *> None:
+                run._numbered += 1
+                if (
+                    run._next_step is None
+                    and bz_ring_len(&run._queue._ring) == 0
+                    and self._is_simple(following, (<StepInfo> step).last_class)
+                ):
+                    # Straight on to the step that this one leads to.
+                    if ctx._used or Py_REFCNT(<PyObject *> ctx) != 2:
+                        ctx = self._renewed_context()
+                    ctx._event = <object> out
+                    Py_DECREF(<object> out)
+                    ctx.seq = run._numbered
+                    step = following
+                    continue
+                result = <object> out
+                Py_DECREF(result)
+                run._enqueue(<StepInfo> following, result, run._numbered)
+                result = None
+            else:
+                Py_DECREF(<object> out)
             if ctx._used or Py_REFCNT(<PyObject *> ctx) != 2:
                 ctx = self._renewed_context()
-            ctx._event = <object> out
-            Py_DECREF(<object> out)
-            ctx.seq = run._numbered
+            step = self._take_simple(ctx)
+            if step is NULL:
+                self._live = False
+                run.busy -= 1
+                return TAKEN_DONE
+
+    cdef inline bint _is_simple(self, PyObject *step, object event_class) noexcept:
+        """Whether `_run_chain` may run this step on an event of this class."""
+        cdef RunCore run = self.run
+        return (
+            (<StepInfo> step).is_simple
+            and <PyObject *> (<StepInfo> step).accept_class is <PyObject *> event_class
+            and (run._real_clock or not (<StepInfo> step).has_timeout)
+            and (not run.alone or (<StepInfo> step).is_plain or not self._may_need_others(<StepInfo> step))
+        )
+
+    cdef PyObject *_take_simple(self, Context ctx) except? NULL:
+        """Take the head of the queue into `ctx` if `_run_chain` may run it. Returns its step, borrowed, or NULL."""
+        cdef RunCore run = self.run
+        cdef const bz_record *head
+        cdef bz_record record
+        cdef PyObject *step
+        if run._next_step is not None:
+            step = <PyObject *> run._next_step
+            if not self._is_simple(step, type(run._next_item)):
+                return NULL
+            ctx._event = run._next_item
+            ctx.seq = run._next_seq
+            run._next_step = None
+            run._next_item = None
+            return step
+        if bz_ring_len(&run._queue._ring) == 0:
+            return NULL
+        head = bz_ring_peek(&run._queue._ring)
+        step = <PyObject *> (<tuple> run.router.steps)[head.route]
+        if run.alone and not (<StepInfo> step).is_plain:
+            return NULL
+        if not self._is_simple(step, type(run._queue._slots[head.slot])):
+            return NULL
+        ctx._event = run._queue.take(&record)
+        ctx.seq = record.seq
+        return step
 
     cdef Context _renewed_context(self):
         """A context for the next invocation: the last one again, unless a step has kept it."""

@@ -1,6 +1,8 @@
 # What a run shows to the outside while it runs.
+cimport cython
 
 
+@cython.final
 cdef class EventStream:
     cdef:
         list _items                         # every event since the start, or the last `_keep`
@@ -17,12 +19,14 @@ cdef class EventStream:
     cdef int _wake(self) except -1
 
 
+@cython.final
 cdef class StreamIterator:
     cdef:
         EventStream _stream
         Py_ssize_t _next                    # number of the next event
         Py_ssize_t _next_record             # likewise of the next step record
         Py_ssize_t _gap                     # step records that were due before this reader wanted them
+        bint _all                           # it sees every event and nothing else
         bint _steps                         # whether this reader sees step records
         Py_ssize_t _buffer                  # 0: every event; else at most the newest so many
         Py_ssize_t _since_checkpoint

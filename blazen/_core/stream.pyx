@@ -4,6 +4,8 @@ The log is a list; a reader is an index into it. A reader that finds an event re
 the slot that `await` uses for coroutines; only at the end of the log does it wait.
 """
 
+cimport cython
+
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_INCREF
 
@@ -37,6 +39,7 @@ def configure(gap_type, wait, checkpoint):
     _checkpoint = checkpoint
 
 
+@cython.final
 cdef class EventStream:
     """Events of one run, in order, for any number of readers. Step records are kept beside them, for those who ask."""
 
@@ -105,6 +108,7 @@ cdef class EventStream:
         reader._steps = steps
         reader._buffer = buffer
         reader._ready = _NOTHING
+        reader._all = not steps and buffer == 0 and self._keep == 0
         if steps:
             self.with_steps = True
             reader._gap = self.unrecorded
@@ -117,6 +121,7 @@ cdef class EventStream:
         return 0
 
 
+@cython.final
 cdef class StreamIterator:
     """One reader: `async for event in reader`.
 
@@ -129,7 +134,13 @@ cdef class StreamIterator:
         return self
 
     def __anext__(self):
+        cdef EventStream stream = self._stream
         if self._since_checkpoint < EVENTS_PER_CHECKPOINT:
+            if self._all and self._ready is _NOTHING and self._next < len(stream._items):
+                self._since_checkpoint += 1
+                self._ready = stream._items[self._next]
+                self._next += 1
+                return self
             event = self._take()
             if event is not _NOTHING:
                 self._since_checkpoint += 1
@@ -147,6 +158,8 @@ cdef class StreamIterator:
 
     def __next__(self):
         # For drivers that do not use the send slot.
+        if self._ready is _NOTHING:
+            raise TypeError("the events of a run are read with `async for`")
         event, self._ready = self._ready, _NOTHING
         raise StopIteration(event)
 

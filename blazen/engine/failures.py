@@ -177,12 +177,17 @@ def warn(run: Run, message: str) -> None:
         run.happened(Happening.FAILURE, exc)
 
 
+def still_unwinding(ctx: Context, seq: int) -> bool:
+    """Whether this invocation was aborted and is not out yet."""
+    return ctx.seq == seq and ctx.worker is not None and ctx.worker.ctx is ctx and ctx.cancelled
+
+
 def overrun(run: Run, ctx: Context, seq: int) -> None:
     """The grace period of an aborted step is over: say which one holds everybody up."""
     if ctx in run.cleaning:  # `ctx.cleanup()` has a bound of its own; look again when that must be over
         run.add_timer(run.now() + run.cleanup_grace, partial(overrun, run, ctx, seq))
         return
-    if ctx.seq == seq and ctx.worker is not None and ctx.worker.ctx is ctx and ctx.cancelled:
+    if still_unwinding(ctx, seq):
         warn(
             run,
             f"step {ctx.step.name!r} of workflow {run.router.workflow!r} was told to stop, shields itself from it and "

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from blazen.events import InputRequestEvent
 
 _INFINITY = float("inf")
+# Workers that wait for work beyond these leave: a task costs as much memory as a run.
+_KEPT_WORKERS = 32
 _SystemClock = trio._core._run.SystemClock  # to tell real time from a test's clock
 
 core.configure_trio(
@@ -338,6 +340,8 @@ class Run(RunCore):
                 if code == core.DRY:
                     if self.is_idle():
                         self.fail(failures.idle(self))
+                    elif worker.surplus and self.parked >= _KEPT_WORKERS:
+                        return True
                     else:
                         await self._wait_for_work(worker)
                 elif code == core.YIELD:
@@ -386,6 +390,7 @@ class Run(RunCore):
     def spawn(self) -> Worker:
         """Start another worker."""
         worker = Worker(self)
+        worker.surplus = True
         self.nursery.start_soon(self.work if self.scoped else self._work_unscoped, worker, name="blazen worker")
         return worker
 
@@ -562,7 +567,15 @@ class Run(RunCore):
             self.nursery.cancel_scope.cancel()
         else:
             return  # a plain def that ended its run by what it sent: it holds the loop until it is out
-        self.add_timer(grace, partial(failures.overrun, self, ctx, ctx.seq))
+        if self._watched:
+            self._watch_overrun(grace, ctx, ctx.seq)
+        else:
+            # Most steps are out in the next pass; only then is it worth a task that watches over them.
+            self.loop.soon(partial(self._watch_overrun, grace, ctx, ctx.seq))
+
+    def _watch_overrun(self, grace: float, ctx: Context, seq: int) -> None:
+        if failures.still_unwinding(ctx, seq):
+            self.add_timer(grace, partial(failures.overrun, self, ctx, seq))
 
     def cancel_step(self, step_name: str) -> int:
         """Abort the running invocations of a step. Returns how many there were."""
