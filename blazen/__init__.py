@@ -1,6 +1,6 @@
 """blazen: an event-driven workflow engine that you embed.
 
-    from blazen import Context, Event, StartEvent, StopEvent, Workflow, step
+from blazen import Context, Event, StartEvent, StopEvent, Workflow, step
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-from typing import Any
+from typing import Any, final
 
+@final
 class EventQueue:
     def put_nowait(self, item: Any, seq: int = 0, route: int = 0) -> None: ...
     def put_front_nowait(self, item: Any, seq: int = 0, route: int = 0) -> None: ...

@@ -1,11 +1,12 @@
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
 from blazen.events import DynamicEvent, Event
 from blazen.graph import Graph
 from blazen.retry import Retry
 from blazen.steps import StepSpec
 
+@final
 class StepInfo:
     def __init__(self, spec: StepSpec, index: int, step_timeout: float | None) -> None: ...
     @property
@@ -39,6 +40,7 @@ class StepInfo:
     @property
     def is_plain(self) -> bool: ...
 
+@final
 class Route:
     def __init__(self, event_type: str, kind: int, steps: tuple[StepInfo, ...]) -> None: ...
     @property
@@ -48,6 +50,7 @@ class Route:
     @property
     def steps(self) -> tuple[StepInfo, ...]: ...
 
+@final
 class Router:
     def __init__(self, graph: Graph, *, step_timeout: float | None = None) -> None: ...
     @property

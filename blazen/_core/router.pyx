@@ -1,7 +1,7 @@
 """From an event to the steps that accept it.
 
-The tables are made once, when a workflow is built. At run time a known class costs one dict lookup, and the class a step
-returned last costs a pointer comparison.
+The tables are made once, when a workflow is built. At run time a known class costs one dict lookup, and the class a
+step returned last costs a pointer comparison.
 """
 
 cimport cython

@@ -2,7 +2,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context as Variables
 from types import FrameType, TracebackType
-from typing import Any, Protocol, Self, TypeVar, overload
+from typing import Any, Protocol, Self, TypeVar, final, overload
 
 from blazen._core.router import Router, StepInfo
 from blazen._core.state import StateStore, StateValue
@@ -37,9 +37,13 @@ def sees_into_contexts() -> bool: ...
 def sees_into_trio() -> bool: ...
 
 # Private to the module, which gives no access to their fields.
+@final
 class Join: ...
+
+@final
 class Limit: ...
 
+@final
 class PassCounter:
     @property
     def number(self) -> int: ...
@@ -110,6 +114,7 @@ class RunCore:
 class _Cell(Protocol):
     value: Any
 
+@final
 class Context:
     thread_scope: Any
     thread_started: bool
@@ -174,6 +179,7 @@ class Context:
     def refuse(self) -> None: ...
     def fail_with(self, error: BaseException) -> None: ...
 
+@final
 class Worker:
     task: Any
     scope: Any

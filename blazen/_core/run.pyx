@@ -1,7 +1,7 @@
 """The dispatch loop of a run: everything that happens once per event.
 
-A worker is a trio task that takes one event after the other and drives the step's coroutine in place, so a step costs no
-task of its own. While a step waits inside trio its worker waits with it, and whoever has more work wakes or starts
+A worker is a trio task that takes one event after the other and drives the step's coroutine in place, so a step costs
+no task of its own. While a step waits inside trio its worker waits with it, and whoever has more work wakes or starts
 another one. What happens once per run, and everything that waits, is in `blazen.engine`, which extends `RunCore`.
 
 Who owns what: all of this belongs to the thread that runs trio. Other threads come in through `RunCore.post`.
@@ -524,7 +524,10 @@ cdef class RunCore:
             if looked_at > WORKERS_LOOKED_AT:
                 return True
             # A task without an abort function has been woken: it runs in this pass or has run in it.
-            if _entry_order((other._ctx,)) < _entry_order((ctx,)) and bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None:
+            if (
+                bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None
+                and _entry_order((other._ctx,)) < _entry_order((ctx,))
+            ):
                 return True
         return False
 
@@ -779,18 +782,22 @@ cdef class Context:
         Raises:
             ValidationError: `event` is not an event.
         """
-        self._check()
         cdef RunCore run = self._run
+        if self._refused:
+            self._check()
         if not PyObject_TypeCheck(event, <PyTypeObject *> _Event):
             raise _ValidationError(
                 f"step {self._step.name!r}: write_event_to_stream takes an event, got a {type(event).__name__!r} object"
             )
-        if run._log is None:
+        cdef EventStream log = run._log
+        if log is None:
             return
         if PyThread_get_thread_ident() != run._thread:
             run.post_to_stream(event)
             return
-        run._log.write(event)
+        log._items.append(event)
+        if log._keep > 0 or len(log._waiting) > 0:
+            log._has_grown()
 
     def emit_usage(self, event):
         """Count a `UsageEvent` in the run's totals and write it to the stream.
@@ -818,7 +825,8 @@ cdef class Context:
         cdef RunCore run = self._run
         if event is not self._event:
             raise _ValidationError(
-                f"step {self._step.name!r}: collect_events takes the event the step was given, got {type(event).__name__!r}"
+                f"step {self._step.name!r}: collect_events takes the event the step was given, got "
+                f"{type(event).__name__!r}"
             )
         _check_key(self._step, "collect_events", key)
         if self._joined is not None and key in self._joined:
@@ -1267,7 +1275,7 @@ cdef class Worker:
                 or run.ending
                 or len(run._finished) > 0
                 or run._suspended > 0
-                # A step whose time may be over, or a `def` that may have held the loop: the clock is asked if it can be.
+                # A step whose time may be over, or a `def` that may have held the loop: then the clock is asked.
                 or ((<StepInfo> step).is_plain or (<StepInfo> step).has_timeout or (run._settled & 15) == 0)
                 and (not _ticks_work or bz_ticks() - run._last_ticks > TICKS_PER_READING)
                 or (not run._real_clock and run._settled - run._slice_settled > LONGEST_SLICE_EVENTS)

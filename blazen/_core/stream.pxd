@@ -15,7 +15,7 @@ cdef class EventStream:
         readonly bint with_steps            # whether step records are wanted
         readonly Py_ssize_t unrecorded      # number of step records that nobody wanted yet
 
-    cdef int write(self, object event) except -1
+    cdef int _has_grown(self) except -1
     cdef int _wake(self) except -1
 
 

@@ -1,8 +1,9 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Self
+from typing import Any, Self, final
 
 from blazen.events import Event
 
+@final
 class EventStream:
     def __new__(cls, keep: int = 0) -> Self: ...
     @property
@@ -20,6 +21,7 @@ class EventStream:
     def read(self, *, steps: bool = False, buffer: int = 0) -> StreamIterator: ...
     def __len__(self) -> int: ...
 
+@final
 class StreamIterator(AsyncIterator[Event]):
     @property
     def lost(self) -> int: ...

@@ -49,8 +49,8 @@ cdef class EventStream:
         self._waiting = []
         self._keep = keep
 
-    cdef int write(self, object event) except -1:
-        self._items.append(event)
+    cdef int _has_grown(self) except -1:
+        """Keep the bound, and wake the readers that wait."""
         if self._keep > 0 and len(self._items) >= 2 * self._keep:
             # In one go for `keep` events at a time, so that a write costs O(1).
             self._first += len(self._items) - self._keep
@@ -62,7 +62,8 @@ cdef class EventStream:
     def append(self, event):
         """Add an event; readers that wait are woken. After the end it does nothing."""
         if not self.ended:
-            self.write(event)
+            self._items.append(event)
+            self._has_grown()
 
     def append_record(self, record):
         """Add a step record; likewise."""

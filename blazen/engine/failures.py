@@ -196,7 +196,7 @@ def overrun(run: Run, ctx: Context, seq: int) -> None:
 
 
 def broken_dispatch(run: Run, worker: Worker | None, error: BaseException) -> None:
-    """An exception came out of the dispatch loop itself: what a step returned cannot be dispatched, or memory ran out."""
+    """An exception came out of the dispatch loop: what a step returned cannot be dispatched, or memory ran out."""
     ctx = None if worker is None else worker.lose_step()
     if not isinstance(error, Exception):
         run.happened(Happening.FATAL, error)

@@ -204,7 +204,8 @@ class RunHandler(Generic[Out]):
         names = [step.name for step in self._run.router.steps]
         if step_name not in names:
             raise ValidationError(
-                f"cancel_step: workflow {self._run.router.workflow!r} has no step {step_name!r}; it has {', '.join(names)}"
+                f"cancel_step: workflow {self._run.router.workflow!r} has no step {step_name!r}; it has "
+                f"{', '.join(names)}"
             )
         self._on_loop(partial(self._run.cancel_step, step_name))
 

@@ -1,7 +1,7 @@
 """The life of a run, as a table.
 
-What may live in this file: the states of a run, what can happen to it, and what follows. What may not: a clock, trio, the
-queue, anything that waits. `Run.happened` looks up one row per happening and carries out its commands; whatever the
+What may live in this file: the states of a run, what can happen to it, and what follows. What may not: a clock, trio,
+the queue, anything that waits. `Run.happened` looks up one row per happening and carries out its commands; whatever the
 table does not name is a bug of the engine, raises, and changes nothing.
 
     READY -START-> RUNNING -STOP---------> COMPLETING -UNWOUND-> COMPLETED

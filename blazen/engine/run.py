@@ -1,7 +1,7 @@
 """One run: the workers as trio tasks, and everything that happens once per run.
 
-What happens once per event is in `blazen._core.run`; the rules of a run's life are in `blazen.engine.life`. Here are the
-hooks that the compiled loop calls and the coroutines that wait.
+What happens once per event is in `blazen._core.run`; the rules of a run's life are in `blazen.engine.life`. Here are
+the hooks that the compiled loop calls and the coroutines that wait.
 """
 
 from __future__ import annotations
@@ -313,6 +313,7 @@ class Run(RunCore):
                 self._sit_down(worker)
                 ended = await self._drive(worker)
         self._retire(worker)
+
     def _retire(self, worker: Worker) -> None:
         worker.arrived()
         worker.retire()
@@ -478,7 +479,7 @@ class Run(RunCore):
     def _jitter(self, ctx: Context) -> float:
         if type(current_clock()) is not _SystemClock:  # a test's clock: the same run waits the same times again
             return random.Random(f"{ctx.step.name} {ctx.seq} {ctx.attempt}").random()
-        return random.random()  # noqa: S311  # no secret
+        return random.random()  # no secret
 
     @enable_ki_protection
     def on_unwound(self, ctx: Context, error: BaseException | None) -> None:
@@ -518,9 +519,9 @@ class Run(RunCore):
         if seconds > self.cleanup_grace:
             failures.warn(
                 self,
-                f"step {step_name!r} of workflow {self.router.workflow!r} waited for {seconds:.1f} s and ended normally "
-                "although the caller of its run had been cancelled: it was waited for; what has to be finished belongs "
-                "into `async with ctx.cleanup():`",
+                f"step {step_name!r} of workflow {self.router.workflow!r} waited for {seconds:.1f} s and ended "
+                "normally although the caller of its run had been cancelled: it was waited for; what has to be "
+                "finished belongs into `async with ctx.cleanup():`",
             )
 
     def timeout_error(self, ctx: Context, error: BaseException | None) -> BaseException:
@@ -551,8 +552,7 @@ class Run(RunCore):
     def abort_step(self, ctx: Context, reason: int) -> None:
         """Have one running invocation stop; it produces nothing from now on."""
         if not self.abort(ctx, reason):
-            if ctx.abort_reason == core.RUN_ENDING or reason != core.RUN_ENDING:
-                return
+            return
         grace = self.now() + self.cleanup_grace
         if ctx.thread_scope is not None:
             if not ctx.thread_started:
@@ -649,7 +649,9 @@ class Run(RunCore):
     def send(self, event: Event, key: object, emitter: str | None) -> None:
         """Queue an event on the loop's thread; at most once per key."""
         if self.over:
-            raise ValidationError(f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent")
+            raise ValidationError(
+                f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent"
+            )
         if key is not None and key in self.sent_keys:
             return
         try:
@@ -668,7 +670,9 @@ class Run(RunCore):
     def check_accepted(self, event: Event, emitter: str | None) -> None:
         """Refuse what no step accepts, in the thread that sends it."""
         if self.over:
-            raise ValidationError(f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent")
+            raise ValidationError(
+                f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent"
+            )
         if not isinstance(event, Event):
             raise ValidationError(f"send_event takes an event, got a {type(event).__name__!r} object")
         if not self.router.accepts(event):
@@ -689,7 +693,9 @@ class Run(RunCore):
     def add_usage(self, event: UsageEvent, emitter: str) -> None:
         """Count usage and show it."""
         if not isinstance(event, UsageEvent):
-            raise ValidationError(f"step {emitter!r}: emit_usage takes a UsageEvent, got a {type(event).__name__!r} object")
+            raise ValidationError(
+                f"step {emitter!r}: emit_usage takes a UsageEvent, got a {type(event).__name__!r} object"
+            )
         for field in ("input_tokens", "output_tokens", "cost_usd"):
             amount = getattr(event, field)
             if field == "cost_usd" and amount is None:
