@@ -829,13 +829,22 @@ cdef class Context:
                 f"{type(event).__name__!r}"
             )
         _check_key(self._step, "collect_events", key)
-        if self._joined is not None and key in self._joined:
-            return list(self._joined[key])
         _check_wanted(self._step, wanted)
         if run._joins is None:
             run._joins = {}
         place = (self._step.index, key)
         join = run._joins.get(place)
+        self._used = True
+        if self._joined is None:
+            self._joined = {}
+        elif key in self._joined:
+            # Asked again, by this attempt or a later one: the event has been counted.
+            events = self._joined[key]
+            if events is not None:
+                return list(events)
+            if join is None or self.seq not in (<Join> join)._events:
+                return None
+        self._joined[key] = None
         if join is None:
             join = run._joins[place] = Join.__new__(Join)
         events = (<Join> join).add(self.seq, event, wanted)
@@ -843,9 +852,6 @@ cdef class Context:
             return None
         if not (<Join> join)._events:
             del run._joins[place]
-        self._used = True
-        if self._joined is None:
-            self._joined = {}
         self._joined[key] = events
         return list(events)
 
