@@ -16,7 +16,7 @@ is_current() {
         [ -e "${source%.pyx}$suffix" ] || return 1
     done
     [ -z "$(find setup.py requirements-test.txt csrc blazen/_core -newer "$stamp" \
-        \( -name '*.py' -o -name '*.txt' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.[ch]' \) \
+        \( -name '*.py' -o -name '*.txt' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.pxi' -o -name '*.[ch]' \) \
         ! -path 'csrc/tests/*' ! -path 'csrc/build/*' ! -path 'blazen/_core/*.c' -print | head -n 1)" ]
 }
 

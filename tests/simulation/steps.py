@@ -218,7 +218,7 @@ def _make_step(plan: Plan, one: StepPlan, books: list[Ledger]) -> Callable[..., 
         tag, book = _tag_of(event)
         ledger = books[book]
         doing = Doing(plan, one, ledger, ctx, ledger.begin(one.name, tag, None if ctx is None else ctx.seq))
-        if doing.dice.random() < 0.1:
+        if doing.entry.invocation % 10 == 0:
             gc.collect(1)  # what is used again, and when, may depend on what is still referred to
         if ctx is not None and ctx.worker.task is not trio.lowlevel.current_task():
             doing.wrong("its context names another worker, so it could not be aborted")
