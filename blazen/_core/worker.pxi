@@ -431,7 +431,7 @@ cdef class Worker:
         if self._ctx is not None and Py_REFCNT(<PyObject *> self._ctx) == 1:
             if self._ctx._used:
                 self._ctx._renew()
-                self._ctx._worker = self         # another worker may have run its last attempt
+            self._ctx._worker = self             # another worker may have run its last attempt
             return self._ctx
         ctx = Context.__new__(Context)
         ctx._run = self.run
