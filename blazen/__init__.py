@@ -13,7 +13,7 @@ try:
 except ImportError as exc:
     raise ImportError(
         f"the compiled core of blazen cannot be loaded ({exc}); it was probably not built for this Python: run "
-        "`python -m pip install .` in a checkout, or `python setup.py build_ext --inplace` to work in one"
+        "`make build` in a checkout, or install blazen anew with `python -m pip install --force-reinstall blazen`"
     ) from exc
 
 from blazen import errors

@@ -78,7 +78,7 @@ def test_nothing_is_lost_done_twice_or_left_alive_and_a_seed_repeats_its_trace(b
 def test_the_plans_reach_every_kind_of_outcome_and_event() -> None:
     outcomes: collections.Counter[str] = collections.Counter()
     seen: collections.Counter[str] = collections.Counter()
-    for seed in range(150):
+    for seed in range(300):
         for ledger in run_plan(draw(seed))[0]:
             outcomes[f"{ledger.outcome[0]} {type(ledger.outcome[1]).__name__}"] += 1
             seen.update(entry.what for entry in ledger.entries)
