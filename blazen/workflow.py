@@ -9,7 +9,18 @@ from blazen._core import router as _router
 from blazen._core import run as _run
 from blazen._core.state import StateStore, check_types
 from blazen.errors import CancelledError, ValidationError, WorkflowError
-from blazen.events import DynamicEvent, Event, convert, start_event
+from blazen.events import (
+    DynamicEvent,
+    Event,
+    InputRequestEvent,
+    InputResponseEvent,
+    ProgressEvent,
+    StartEvent,
+    StopEvent,
+    UsageEvent,
+    convert,
+    start_event,
+)
 from blazen.graph import Graph, build_graph
 from blazen.steps import check_timeout, make_spec, show, spec_of
 
@@ -18,13 +29,17 @@ if TYPE_CHECKING:
     from blazen.engine.result import WorkflowResult
     from blazen.engine.run import Run
 
-_run.configure_errors(Event, ValidationError, WorkflowError, CancelledError)
+_run.configure_errors(Event, UsageEvent, ValidationError, WorkflowError, CancelledError)
 _router.configure(Event, DynamicEvent, convert, WorkflowError)
 
 Out = TypeVar("Out")
 
 _SESSION_POLICIES = ("pickle_or_error", "warn_drop", "hard_error")
 _LONGEST_STREAM = 2**31
+# What every workflow may store, besides the classes its steps mention.
+_KNOWN_EVENTS: frozenset[type[Event]] = frozenset(
+    {DynamicEvent, InputRequestEvent, InputResponseEvent, ProgressEvent, StartEvent, StopEvent, UsageEvent}
+)
 
 
 class Workflow(Generic[Out]):
@@ -127,7 +142,7 @@ class Workflow(Generic[Out]):
         self._stream_keep = stream_keep
         self._run_id: str | None = None
         self._session: dict[str, object] | None = None
-        self._events = frozenset(self._graph.event_classes.values())
+        self._events = _KNOWN_EVENTS.union(self._graph.event_classes.values())
         self._guarded = False
 
     @property
@@ -336,9 +351,12 @@ def _load_engine(graph: Graph) -> None:
 
 
 def _check_grace(value: object, where: str) -> float:
-    seconds = check_timeout(value, f"{where} cleanup_grace") if value != 0 or isinstance(value, bool) else 0.0
-    if seconds is None:
-        raise ValidationError(f"{where} cleanup_grace must be a number of seconds, 0 or more, got None")
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    if value is None or (isinstance(value, int | float) and not value > 0):
+        raise ValidationError(f"{where} cleanup_grace must be a number of seconds, 0 or more, got {show(value)}")
+    seconds = check_timeout(value, f"{where} cleanup_grace")
+    assert seconds is not None
     return seconds
 
 

@@ -24,6 +24,8 @@ cdef class Context:
 
     def get(self, key, default=None):
         """The value stored under `key`, or `default`."""
+        if self._refused:
+            self._check()
         return self._run.state.fetch(key, default)
 
     def set_bytes(self, key, data):
@@ -41,6 +43,7 @@ cdef class Context:
         Raises:
             ValidationError: The key holds something else.
         """
+        self._check()
         return self._run.state.get_bytes(key)
 
     def set_value(self, key, value):
@@ -50,6 +53,7 @@ cdef class Context:
 
     def get_value(self, key):
         """What is stored under `key` as a `StateValue`, or None."""
+        self._check()
         return self._run.state.get_value(key)
 
     def delete(self, key):
@@ -59,10 +63,12 @@ cdef class Context:
 
     def has(self, key):
         """Whether the key is there; None is a value."""
+        self._check()
         return self._run.state.has(key)
 
     def keys(self):
         """The keys there are, as a list."""
+        self._check()
         return self._run.state.keys()
 
     def edit(self, key, default=None):
@@ -154,6 +160,9 @@ cdef class Context:
                 f"step {self._step.name!r}: write_event_to_stream takes an event, got a {type(event).__name__!r} object"
             )
         cdef EventStream log = run._log
+        if type(event) is _UsageEvent:
+            self.emit_usage(event)               # it counts whichever way it comes
+            return
         if log is None:
             return
         if PyThread_get_thread_ident() != run._thread:

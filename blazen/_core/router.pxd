@@ -6,6 +6,7 @@ cdef enum:
     TO_STEPS = 0
     ENDS_RUN = 1
     ASKS = 2
+    SHOWN = 3                               # to steps, and to the stream
 
 
 @cython.final
@@ -60,4 +61,4 @@ cdef class Router:
 
     cdef Route find(self, object event)
     cdef object adapt(self, StepInfo step, object event)
-    cdef Route route_result(self, StepInfo step, object event, bint rescued)
+    cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list)

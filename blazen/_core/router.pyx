@@ -20,6 +20,7 @@ cdef object _convert = None
 cdef object _WorkflowError = None
 cdef str _STOP = "blazen::StopEvent"
 cdef str _ASK = "blazen::InputRequestEvent"
+cdef tuple _SHOWN = ("blazen::ProgressEvent", "blazen::UsageEvent")
 
 
 def configure(event_class, dynamic_class, convert, workflow_error):
@@ -97,7 +98,7 @@ cdef class Router:
         self._classes = graph.event_classes
         self._by_name = {}
         for event_type, indices in graph.routes.items():
-            kind = ASKS if event_type == _ASK else TO_STEPS
+            kind = ASKS if event_type == _ASK else SHOWN if event_type in _SHOWN else TO_STEPS
             self._by_name[event_type] = Route(event_type, kind, tuple(self.steps[i] for i in indices))
         self._by_name[_STOP] = Route(_STOP, ENDS_RUN, ())
         if _ASK not in self._by_name:
@@ -114,6 +115,10 @@ cdef class Router:
     def accepts(self, event):
         """Whether an event from outside would find a step."""
         return self.find(event) is not None
+
+    def known_class(self, str event_type):
+        """The class that the workflow knows under a type name, or None."""
+        return self._classes.get(event_type)
 
     cdef Route find(self, object event):
         """The route of an event; None if nobody accepts it. Raises TypeError for something that is no event."""
@@ -167,33 +172,37 @@ cdef class Router:
             event_type=event_type,
         )
 
-    cdef Route route_result(self, StepInfo step, object event, bint rescued):
+    cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list):
         """The route of an event that `step` returned; refuses what it did not declare, unless its `on_error` did."""
+        who = f"{'on_error of ' if rescued else ''}step {step.name!r}"
         cls = type(event)
         try:
             route = self.find(event)
         except TypeError:
             hint = "declare the step with `async def`" if hasattr(event, "__await__") else (
+                "put only events into it" if in_list else
+                "return a list of events, not a tuple or set" if isinstance(event, (tuple, set, frozenset)) else
                 "return an event, a list of events or None"
             )
             if hasattr(event, "close") and hasattr(event, "cr_code"):
                 event.close()                    # or Python warns about a coroutine nobody awaited
             raise _WorkflowError(
-                f"step {step.name!r} of workflow {self.workflow!r} returned a {cls.__name__!r} object: {hint}",
+                f"{who} of workflow {self.workflow!r} returned a {'list with a ' if in_list else ''}{cls.__name__!r} "
+                f"object: {hint}",
                 step=step.name,
             ) from None
         event_type = event.event_type
         if not rescued and step.emit_names is not None and event_type not in step.emit_names:
             declared = ", ".join(sorted(step.emit_names)) or "nothing"
             raise _WorkflowError(
-                f"step {step.name!r} of workflow {self.workflow!r} returned {event_type!r} and declares {declared}: "
+                f"{who} of workflow {self.workflow!r} returned {event_type!r} and declares {declared}: "
                 "correct the return hint or emits=",
                 step=step.name,
                 event_type=event_type,
             )
         if route is None:
             raise _WorkflowError(
-                f"no step of workflow {self.workflow!r} accepts {event_type!r}, which step {step.name!r} returned",
+                f"no step of workflow {self.workflow!r} accepts {event_type!r}, which {who} returned",
                 step=step.name,
                 event_type=event_type,
             )

@@ -26,6 +26,7 @@ RUN_ENDING: int
 
 def configure_errors(
     event_class: type[Event],
+    usage_class: type[Event],
     validation_error: type[Exception],
     workflow_error: type[Exception],
     cancelled_error: type[Exception],

@@ -18,7 +18,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from blazen._core.queue cimport EventQueue, bz_record, bz_ring_len, bz_ring_peek
-from blazen._core.router cimport ASKS, ENDS_RUN, Route, Router, StepInfo
+from blazen._core.router cimport ASKS, ENDS_RUN, SHOWN, Route, Router, StepInfo
 from blazen._core.state cimport StateStore
 from blazen._core.stream cimport EventStream
 
@@ -93,6 +93,7 @@ cdef Py_ssize_t WORKERS_LOOKED_AT = 16
 
 cdef object _Cancelled = None               # trio's
 cdef object _Event = None
+cdef object _UsageEvent = None
 cdef object _ValidationError = None
 cdef object _WorkflowError = None
 cdef object _CancelledError = None
@@ -103,10 +104,11 @@ cdef bint _ticks_work = bz_ticks_work()
 cdef Py_ssize_t _variables_offset = 0       # of the variables in a contextvars.Context
 
 
-def configure_errors(event_class, validation_error, workflow_error, cancelled_error):
+def configure_errors(event_class, usage_class, validation_error, workflow_error, cancelled_error):
     """Hand over the classes that this module may not import."""
-    global _Event, _ValidationError, _WorkflowError, _CancelledError
+    global _Event, _UsageEvent, _ValidationError, _WorkflowError, _CancelledError
     _Event = event_class
+    _UsageEvent = usage_class
     _ValidationError = validation_error
     _WorkflowError = workflow_error
     _CancelledError = cancelled_error
@@ -178,7 +180,7 @@ cdef class RunCore:
     """Queue, dispatch and settling of one run.
 
     `blazen.engine.run.Run` extends it with what happens once per run and with the hooks that are called from here:
-    `on_stop`, `on_ask`, `on_failed`, `on_unwound`, `on_base_exception`, `on_blocked`, `on_scope_left_open`,
+    `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_unwound`, `on_base_exception`, `on_blocked`, `on_scope_left_open`,
     `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`, `pass_counter`, `send`, `post`,
     `post_to_stream`, `add_usage`, `edit` and `cleanup`.
     """
@@ -397,6 +399,8 @@ cdef class RunCore:
             return 0
         if route.kind == ASKS:
             self.on_ask(event)
+        elif route.kind == SHOWN:
+            self.on_shown(event)
         for step in route.steps:
             self._enqueue(step, event, seq)
         return 0
@@ -411,11 +415,11 @@ cdef class RunCore:
         if type(result) is step.last_class:
             return self._deliver(step.last_route, result)
         if type(result) is not list:
-            return self._deliver(self.router.route_result(step, result, rescued), result)
+            return self._deliver(self.router.route_result(step, result, rescued, False), result)
         events = list(<list> result)
         for event in events:
             if type(event) is not step.last_class:
-                self.router.route_result(step, event, rescued)
+                self.router.route_result(step, event, rescued, True)
         for event in events:
             if self.ending:
                 break

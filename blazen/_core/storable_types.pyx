@@ -203,7 +203,10 @@ cdef str _unknown_type_problem(object value):
     events = sys.modules.get("blazen.events")
     event_class = getattr(events, "Event", None)
     if event_class is not None and _derives(cls, event_class):
-        return f"is an event of type {name}, which is not among the workflow's events"
+        return (
+            f"is an event of type {name}, which is not among the workflow's events; name its class in "
+            "Workflow(types=[...])"
+        )
     for base in cls.__mro__[1:]:
         if base is ndarray_type or _is_builtin_value_type(base) or _leaf_kind(base):
             base_name = type_name(base)

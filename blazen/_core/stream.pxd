@@ -26,6 +26,7 @@ cdef class StreamIterator:
         Py_ssize_t _next                    # number of the next event
         Py_ssize_t _next_record             # likewise of the next step record
         Py_ssize_t _gap                     # step records that were due before this reader wanted them
+        bint _closed
         bint _all                           # it sees every event and nothing else
         bint _steps                         # whether this reader sees step records
         Py_ssize_t _buffer                  # 0: every event; else at most the newest so many

@@ -171,13 +171,20 @@ cdef class StreamIterator:
             event = self._take()
             if event is not _NOTHING:
                 return event
-            if self._stream.ended:
+            if self._stream.ended or self._closed:
                 raise StopAsyncIteration
             await _wait(self._stream)
+
+    async def aclose(self):
+        """Give up reading, as of an async generator; for `contextlib.aclosing`. Others go on reading."""
+        self._closed = True
+        self._all = False
 
     cdef object _take(self):
         """The next event for this reader, or _NOTHING."""
         cdef EventStream stream = self._stream
+        if self._closed:
+            return _NOTHING
         cdef Py_ssize_t end = stream._first + len(stream._items)
         cdef Py_ssize_t oldest = stream._first
         cdef Py_ssize_t lost = self._gap

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from blazen.engine.life import Happening, State
-from blazen.errors import BlazenWarning, CancelledError, TimeoutError, WorkflowError
+from blazen.errors import BlazenWarning, CancelledError, TimeoutError, ValidationError, WorkflowError
+from blazen.events import DynamicEvent, StopEvent, convert
 
 if TYPE_CHECKING:
     from blazen._core.run import Context, Worker
@@ -146,6 +147,27 @@ def abandoned(run: Run, ctx: Context) -> Exception:
     )
 
 
+def stop_event(run: Run, event: DynamicEvent) -> StopEvent:
+    """The end of a run that came as an event known by name only, as the class that the workflow knows.
+
+    Raises:
+        WorkflowError: It does not fit that class.
+    """
+    cls = run.router.known_class(event.event_type)
+    if cls is None or cls is StopEvent:
+        return StopEvent(event.data.get("result"))
+    try:
+        converted = convert(event, cls)
+    except ValidationError as exc:
+        raise WorkflowError(
+            f"workflow {run.router.workflow!r} ends with {cls.__name__}, and what came does not fit it: {exc}",
+            event_type=event.event_type,
+            run_id=run.run_id,
+        ) from exc
+    assert isinstance(converted, StopEvent)
+    return converted
+
+
 def lock_left_held(run: Run, ctx: Context) -> WorkflowError:
     """The error of a step that returned with a trio lock held."""
     return WorkflowError(
@@ -203,6 +225,10 @@ def broken_dispatch(run: Run, worker: Worker | None, error: BaseException) -> No
         return
     if isinstance(error, WorkflowError):
         error.run_id = run.run_id
+        if ctx is not None:
+            error.event_type = error.event_type or ctx.event.event_type
+            if ctx.handling:
+                error.__context__ = ctx.error  # what `on_error` was called for must not get lost
         run.fail(error)
         return
     step = None if ctx is None else ctx.step.name

@@ -72,6 +72,7 @@ class RunHandler(Generic[Out]):
         if self._entered:
             raise ValidationError("a handler is entered once; call run_with_handler() again for another run")
         self._entered = True
+        await checkpoint_if_cancelled()
         run = self._run
         run.enter_loop()
         run.prepare_to_wait()
@@ -79,6 +80,7 @@ class RunHandler(Generic[Out]):
         run.begin(self._start)
         run.nursery.start_soon(run.work, Worker(run), name="blazen worker")
         run.loop  # noqa: B018  # for other threads: made here, on the loop's own thread
+        run.run_id  # noqa: B018  # drawn here, and not when the run is to be cancelled at once
         return self
 
     @enable_ki_protection
@@ -111,7 +113,7 @@ class RunHandler(Generic[Out]):
         if interrupted is not None:
             raise interrupted
         outcome = run.outcome
-        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception):
+        if isinstance(outcome, BaseException) and not isinstance(outcome, Exception) and not self._asking:
             raise outcome
         if run.life is State.FAILED and not self._asking:
             run.result()
@@ -176,6 +178,7 @@ class RunHandler(Generic[Out]):
         self._check_entered()
         if buffer is not None and (isinstance(buffer, bool) or not isinstance(buffer, int) or buffer < 1):
             raise ValidationError(f"stream_events: buffer must be an int above 0, got {buffer!r}")
+        self._run.check_thread("stream_events()")
         stream = self._run.stream
         assert stream is not None
         return stream.read(steps=lifecycle, buffer=buffer or 0)

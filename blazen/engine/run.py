@@ -32,7 +32,7 @@ from blazen.engine.life import NAMES, OVER, Command, Happening, State, follow
 from blazen.engine.loop import LoopState, loop_state
 from blazen.engine.result import RunId, Totals, WorkflowResult
 from blazen.errors import BlazenError, CancelledError, TimeoutError, ValidationError, WorkflowError
-from blazen.events import Event, StepRecord, StopEvent, UsageEvent
+from blazen.events import DynamicEvent, Event, StepRecord, StopEvent, UsageEvent
 
 if TYPE_CHECKING:
     from blazen._core.router import Router
@@ -377,6 +377,7 @@ class Run(RunCore):
         if self.over:
             await checkpoint()
             return
+        self.check_thread("result()")
         task = current_task()
 
         def abort(_: object) -> Abort:
@@ -385,6 +386,14 @@ class Run(RunCore):
 
         self._waiters.append(task)
         await wait_task_rescheduled(abort)
+
+    def check_thread(self, call: str) -> None:
+        """Refuse to wait in another event loop, which this run's loop could not wake."""
+        if not self.on_own_thread():
+            raise ValidationError(
+                f"{call} of run {self.run_id} is awaited in another event loop: await it in the loop the run lives in, "
+                "or come from a thread with trio.from_thread.run(...)"
+            )
 
     # --- hooks of the compiled loop: workers
 
@@ -418,7 +427,20 @@ class Run(RunCore):
         """A StopEvent was produced. One that comes after the run's deadline is too late, as a step's result is."""
         if self.deadline != _INFINITY and self.deadline <= self.now():
             self.due_now(self)
+        if isinstance(event, DynamicEvent):
+            try:
+                event = failures.stop_event(self, event)
+            except WorkflowError as error:
+                self.fail(error)
+                return
         self.happened(Happening.STOP, event)
+
+    def on_shown(self, event: Event) -> None:
+        """An event that the stream shows too is on its way to steps."""
+        if isinstance(event, UsageEvent):
+            self.add_usage(event, "")
+        elif self.stream is not None:
+            self.stream.append(event)
 
     @enable_ki_protection
     def on_ask(self, event: InputRequestEvent) -> None:

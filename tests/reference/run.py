@@ -178,7 +178,7 @@ class Model:
             self.fail(item, str(error))
             return
         if self.over is None:
-            self.dispatch(step, result, rescued=item.handling is not None)
+            self.dispatch(step, item.event.type, result, rescued=item.handling is not None)
 
     def perform(self, item: Item, script: tuple[Act, ...]) -> Give:
         for act in script:
@@ -242,10 +242,10 @@ class Model:
                 return
         raise _Over("step failed", step.name, item.event.type, error)
 
-    def dispatch(self, step: Step, result: Give, *, rescued: bool) -> None:
+    def dispatch(self, step: Step, taken: str, result: Give, *, rescued: bool) -> None:
         """Queue what a step or its on_error returned; the latter need not be declared."""
         if result.what == "nonsense":
-            raise _Over("refused", step.name)
+            raise _Over("refused", step.name, taken)
         for event in result.events:
             if step.emits is not None and event.type not in step.emits and not rescued:
                 raise _Over("refused", step.name, event.type)
