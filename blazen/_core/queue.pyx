@@ -31,7 +31,7 @@ cdef class EventQueue:
 
     def __cinit__(self):
         bz_ring_init(&self._ring)
-        self._slots = []
+        self._slots = None
         self._free = NULL
         self._free_len = 0
         self._free_cap = 0
@@ -112,12 +112,13 @@ cdef class EventQueue:
     cdef int drop_all(self) except -1:
         bz_ring_clear(&self._ring)
         # A new list first: dropping the events may run finalisers that look at this queue.
-        slots, self._slots = self._slots, []
+        slots, self._slots = self._slots, None
         bz_free(self._free)
         self._free = NULL
         self._free_len = 0
         self._free_cap = 0
-        slots.clear()
+        if slots is not None:
+            (<list> slots).clear()
         return 0
 
     cdef int _claim(self, object item, bz_record *record) except -1:
@@ -129,6 +130,8 @@ cdef class EventQueue:
             record.slot = self._free[self._free_len]
             self._slots[record.slot] = item
             return 0
+        if self._slots is None:                  # made by the first put: most runs never queue anything
+            self._slots = []
         cdef size_t used = len(self._slots)
         if used == self._free_cap:
             # Room for every slot in the stack of empty ones is taken here, so that giving a slot back cannot fail.

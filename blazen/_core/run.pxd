@@ -37,7 +37,7 @@ cdef class RunCore:
         readonly Py_ssize_t busy            # invocations begun and not settled
         readonly Py_ssize_t postponed       # retries that wait for their time
         Py_ssize_t _suspended               # of the busy ones, those that wait inside trio
-        readonly list workers
+        readonly dict workers               # in the order they came; a dict, so that leaving costs O(1)
         list _parked                        # workers without work
         Py_ssize_t _woken                   # workers on their way to work
         Py_ssize_t _allowance               # how many may be on their way at once

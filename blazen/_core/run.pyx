@@ -188,7 +188,7 @@ cdef class RunCore:
     def __cinit__(self):
         bz_timers_init(&self._timers)
         self._queue = EventQueue.__new__(EventQueue)
-        self.workers = []
+        self.workers = {}
         self._parked = []
         self._finished = []
         self._allowance = 1
@@ -496,7 +496,10 @@ cdef class RunCore:
             # A task without an abort function has been woken: it runs in this pass or has run in it.
             if (
                 bz_slot_read(<PyObject *> other.task, _abort_offset) is <PyObject *> None
-                and _entry_order((other._ctx,)) < _entry_order((ctx,))
+                and (
+                    other._ctx.seq < ctx.seq
+                    or (other._ctx.seq == ctx.seq and other._ctx._step.index < ctx._step.index)
+                )
             ):
                 return True
         return False

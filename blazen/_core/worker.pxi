@@ -6,7 +6,7 @@ cdef class Worker:
 
     def __init__(self, RunCore run not None):
         self.run = run
-        run.workers.append(self)
+        run.workers[self] = None
 
     def __await__(self):
         return self
@@ -64,8 +64,7 @@ cdef class Worker:
 
     def retire(self):
         """Leave the run."""
-        if self in self.run.workers:
-            self.run.workers.remove(self)
+        self.run.workers.pop(self, None)
         if not self._live:
             self._ctx = None
 

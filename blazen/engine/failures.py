@@ -256,12 +256,12 @@ def attach(run: Run) -> None:
     """Give the run's error what happened beside it; where there is no error to carry it, warn."""
     outcome = run.outcome
     suppressed = tuple(error for error in run.suppressed if error is not outcome)
-    names = tuple(run.abandoned)
+    names = run.abandoned
     if isinstance(outcome, WorkflowError | TimeoutError | CancelledError):
         outcome.suppressed = (*outcome.suppressed, *suppressed)
         outcome.abandoned = names
         return
-    run.suppressed.clear()
+    run.suppressed = ()
     for error in suppressed:
         _warn_at_the_end(
             run,

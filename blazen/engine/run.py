@@ -74,8 +74,8 @@ class Run(RunCore):
     )
 
     # Fields that most runs never touch are set when they are first needed; see `prepare_to_wait`.
-    suppressed: list[BaseException]
-    abandoned: list[str]
+    suppressed: tuple[BaseException, ...]
+    abandoned: tuple[str, ...]
     questions: dict[str, InputRequestEvent]
 
     def __init__(
@@ -94,11 +94,11 @@ class Run(RunCore):
         self.life = State.READY
         self.timeout = timeout
         self.cleanup_grace = cleanup_grace
-        self.suppressed = []
-        self.abandoned = []
+        self.suppressed = ()
+        self.abandoned = ()
         self.questions = {}
         self.left_open: tuple[trio.Nursery, ...] = ()  # by steps that have ended
-        self.sent_keys: set[object] = set()
+        self.sent_keys: set[object] | None = None  # of events that are sent once per key
         self._stray: BaseException | None = None
         if stream is not None:
             self.interactive = True
@@ -143,12 +143,12 @@ class Run(RunCore):
         for command in commands:
             if command is Command.KEEP:
                 if isinstance(self.outcome, BaseException):
-                    self.suppressed.append(self.outcome)
+                    self.suppressed += (self.outcome,)
                 self.outcome = payload
             elif command is Command.ABORT:
                 self._abort_all()
             elif command is Command.SUPPRESS and isinstance(payload, BaseException):
-                self.suppressed.append(payload)
+                self.suppressed += (payload,)
             elif command is Command.PUBLISH:
                 self._publish()
 
@@ -508,7 +508,7 @@ class Run(RunCore):
         """An aborted invocation is out."""
         self.record("cancelled", ctx, None)
         if ctx.abandoned:
-            self.abandoned.append(ctx.step.name)
+            self.abandoned += (ctx.step.name,)
             if not self.ending:
                 self.fail(failures.abandoned(self, ctx))
         error = failures.without_abort(self, error)
@@ -674,7 +674,7 @@ class Run(RunCore):
             raise ValidationError(
                 f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent"
             )
-        if key is not None and key in self.sent_keys:
+        if key is not None and self.sent_keys is not None and key in self.sent_keys:
             return
         try:
             self.receive(event, emitter)
@@ -682,6 +682,8 @@ class Run(RunCore):
             exc.run_id = self.run_id
             raise
         if key is not None:
+            if self.sent_keys is None:
+                self.sent_keys = set()
             self.sent_keys.add(key)
 
     def post(self, event: Event, key: object, emitter: str | None) -> None:
