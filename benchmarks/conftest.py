@@ -53,8 +53,8 @@ class Gate:
         limit = target if limit is None else limit
         self._benchmark.extra_info.update(ratio=round(ratio, 3), target=target, limit=limit)
         print(
-            f"\n{name}: {ratio:.2f} x (at most {limit:g} x{missed}); medians {statistics.median(compared.ours) * 1e6:.1f} us "
-            f"and {statistics.median(compared.yardstick) * 1e6:.1f} us"
+            f"\n{name}: {ratio:.2f} x (at most {limit:g} x{missed}); medians "
+            f"{statistics.median(compared.ours) * 1e6:.1f} us and {statistics.median(compared.yardstick) * 1e6:.1f} us"
         )
         assert ratio <= limit, f"{name}: {ratio:.3f} times the yardstick, at most {limit} is allowed"
 
