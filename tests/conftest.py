@@ -1,9 +1,7 @@
-"""What every test may use: `async def` tests on trio, virtual time, search profiles, simulation seeds.
+"""What every test may use: `async def` tests on trio, virtual time, search profiles.
 
 Environment:
     BLAZEN_HYPOTHESIS_PROFILE: ``dev`` (the default), ``ci`` (the default where CI is set) or ``long``.
-    BLAZEN_SIMULATION_SEEDS: how many seeds a simulation tries.
-    BLAZEN_SIMULATION_SEED: one seed, to replay a failure.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import hypothesis
@@ -52,15 +50,6 @@ def mock_clock() -> trio.testing.MockClock:
 def autojump_clock() -> trio.testing.MockClock:
     """Virtual time that leaps to the next deadline whenever every task waits."""
     return trio.testing.MockClock(autojump_threshold=0)
-
-
-@pytest.fixture(scope="session")
-def simulation_seeds() -> Sequence[int]:
-    """The seeds a simulation tries: 200, 2,000 in CI, or what the environment says."""
-    replayed = os.environ.get("BLAZEN_SIMULATION_SEED")
-    if replayed:
-        return [int(replayed)]
-    return range(int(os.environ.get("BLAZEN_SIMULATION_SEEDS") or (2_000 if IN_CI else 200)))
 
 
 def _in_trio(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
