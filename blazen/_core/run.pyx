@@ -66,7 +66,6 @@ ENDED = 5                                   # the run is ending
 NEEDS_NURSERY = 6                           # the next step may need others beside it
 
 # Why an invocation was aborted (Context.abort_reason).
-NOT_ABORTED = 0
 TIMED_OUT = 1
 STEP_CANCELLED = 2
 RUN_ENDING = 3
@@ -349,24 +348,9 @@ cdef class RunCore:
         """Whether events are queued or outcomes wait to be settled."""
         return self._has_work()
 
-    @property
-    def queued(self):
-        """How many events wait for a worker."""
-        return bz_ring_len(&self._queue._ring) + (1 if self._next_step is not None else 0)
-
-    @property
-    def numbered(self):
-        """How many events the run has numbered."""
-        return self._numbered
-
     def on_own_thread(self):
         """Whether the caller is in the thread the run lives in."""
         return PyThread_get_thread_ident() == self._thread
-
-    def wake_for_work(self):
-        """Have somebody look at the queue."""
-        if self._active is None and self._has_work():
-            self._need_spare()
 
     cdef bint _has_work(self) noexcept:
         return self._next_step is not None or bz_ring_len(&self._queue._ring) > 0 or len(self._finished) > 0
