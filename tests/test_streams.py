@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -150,26 +151,43 @@ async def test_run_and_run_sync_accept_stream_writes_and_keep_nothing() -> None:
     assert (await trio.to_thread.run_sync(workflow.run_sync)).result is None
 
 
-async def test_many_events_reach_a_reader_that_lets_others_run_meanwhile() -> None:
-    ticks = 0
+async def passes_while_reading(between: Callable[[int], None]) -> int:
+    """Read 10,000 events in one go; returns how often another task could run meanwhile."""
+    passes = 0
 
-    async def tick() -> None:
-        nonlocal ticks
+    async def other() -> None:
+        nonlocal passes
         while True:
             await trio.lowlevel.checkpoint()
-            ticks += 1
+            passes += 1
 
     async with writer(10_000).run_with_handler() as handler:
         await handler.result()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(tick)
+            nursery.start_soon(other)
             count = 0
             async for event in handler.stream_events():
                 assert event == Note(n=count)
                 count += 1
+                between(count)
             nursery.cancel_scope.cancel()
     assert count == 10_000
-    assert ticks >= 5
+    return passes
+
+
+async def test_on_a_virtual_clock_a_reader_lets_others_run_after_so_many_events(
+    autojump_clock: MockClock,
+) -> None:
+    assert await passes_while_reading(lambda _: None) == await passes_while_reading(lambda _: None) >= 5
+
+
+async def test_a_reader_lets_others_run_when_it_has_read_for_a_while() -> None:
+    def spin(count: int) -> None:
+        end = time.monotonic() + (0.002 if count % 1000 == 0 else 0)
+        while time.monotonic() < end:
+            pass
+
+    assert await passes_while_reading(spin) >= 5
 
 
 async def test_a_reader_that_never_waits_can_be_cancelled() -> None:

@@ -222,6 +222,8 @@ cdef class RunCore:
         self._thread = PyThread_get_thread_ident()
         self._clock = clock
         self._real_clock = clock is None
+        if self._log is not None:
+            self._log.real_clock = self._real_clock
 
     # --- the clock
 

@@ -12,6 +12,7 @@ cdef class EventStream:
         Py_ssize_t _keep                    # 0: keep all
         list _waiting                       # wake-up functions of readers at the end of the log
         readonly bint ended
+        bint real_clock                     # whether time may decide how long a reader goes on
         readonly bint with_steps            # whether step records are wanted
         readonly Py_ssize_t unrecorded      # number of step records that nobody wanted yet
 
@@ -30,10 +31,12 @@ cdef class StreamIterator:
         bint _all                           # it sees every event and nothing else
         bint _steps                         # whether this reader sees step records
         Py_ssize_t _buffer                  # 0: every event; else at most the newest so many
-        Py_ssize_t _since_checkpoint
+        Py_ssize_t _since_look              # events read since the clock was last looked at
+        double _last_checkpoint
         object _ready                       # the event that the pending await is to return
         readonly Py_ssize_t lost
 
     cdef object _take(self)
+    cdef bint _may_go_on(self) noexcept
     cdef Py_ssize_t _skip_to(self, Py_ssize_t next, Py_ssize_t oldest) noexcept
     cdef Py_ssize_t _find_record(self) noexcept

@@ -14,10 +14,16 @@ cdef extern from "pyglue.h":
     ctypedef int (*sendfunc)(PyObject *, PyObject *, PyObject **) except -1
     void bz_set_am_send(PyTypeObject *type, sendfunc send)
 
+cdef extern from "bz_clock.h":
+    double bz_now() noexcept
 
-# A reader that always finds an event takes a real checkpoint after this many, so that others run and cancelling works.
+
+# A reader that always finds an event takes a real checkpoint once it has gone on for so long, as a worker does, so that
+# others run and cancelling works. It looks at the clock after so many events; on a clock other than the system's it
+# takes the checkpoint then, so that a trace repeats.
+cdef double SECONDS_PER_CHECKPOINT = 0.001
 cdef enum:
-    EVENTS_PER_CHECKPOINT = 1000
+    EVENTS_PER_LOOK = 1000
 
 cdef object _NOTHING = object()
 cdef object _gap_type = None
@@ -136,15 +142,15 @@ cdef class StreamIterator:
 
     def __anext__(self):
         cdef EventStream stream = self._stream
-        if self._since_checkpoint < EVENTS_PER_CHECKPOINT:
+        if self._since_look < EVENTS_PER_LOOK or self._may_go_on():
             if self._all and self._ready is _NOTHING and self._next < len(stream._items):
-                self._since_checkpoint += 1
+                self._since_look += 1
                 self._ready = stream._items[self._next]
                 self._next += 1
                 return self
             event = self._take()
             if event is not _NOTHING:
-                self._since_checkpoint += 1
+                self._since_look += 1
                 if self._ready is not _NOTHING:          # a second one, while the first has not been awaited yet
                     return _give(event)
                 self._ready = event
@@ -164,9 +170,17 @@ cdef class StreamIterator:
         event, self._ready = self._ready, _NOTHING
         raise StopIteration(event)
 
+    cdef bint _may_go_on(self) noexcept:
+        """So many events have been read in one go: is there time left for more?"""
+        if not self._stream.real_clock or bz_now() - self._last_checkpoint > SECONDS_PER_CHECKPOINT:
+            return False
+        self._since_look = 0
+        return True
+
     async def _wait_for_next(self):
-        self._since_checkpoint = 0
         await _checkpoint()
+        self._since_look = 0
+        self._last_checkpoint = bz_now()
         while True:
             event = self._take()
             if event is not _NOTHING:
