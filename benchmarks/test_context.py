@@ -111,4 +111,4 @@ def test_events_through_the_stream(gate: Gate) -> None:
             compared.yardstick.append(with_deque())
         return compared
 
-    gate.check("100,000 events through the stream / a deque", gate.run(main), 1.0, limit=1.45)
+    gate.check("100,000 events through the stream / a deque", gate.run(main), 1.0, limit=1.3)

@@ -349,7 +349,7 @@ def test_from_cancel_to_the_steps_finally(gate: Gate) -> None:
             compared.yardstick.append(await cancelled_scope())
         return compared
 
-    gate.check("cancel to the step's finally / a bare scope", gate.run(main), 1.5, limit=2.2)
+    gate.check("cancel to the step's finally / a bare scope", gate.run(main), 1.5)
 
 
 def queue_of(size: int, batches: int) -> tuple[Workflow[int], Callable[[], Awaitable[None]]]:

@@ -110,6 +110,7 @@ cdef class Context:
         bint _refused                       # abandoned: whatever it does is refused
         bint _handling                      # runs on_error instead of the step
         bint _used                          # more than one attempt's plain fields have been set
+        bint _waits_aborted                 # has waited since it was aborted
         bint _holds_slot                    # counted in its step's max_concurrency
         readonly object error               # what the last attempt failed with
         dict _joined                        # joins this event completed, for its retries

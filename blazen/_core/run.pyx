@@ -179,9 +179,9 @@ cdef class RunCore:
     """Queue, dispatch and settling of one run.
 
     `blazen.engine.run.Run` extends it with what happens once per run and with the hooks that are called from here:
-    `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_unwound`, `on_base_exception`, `on_blocked`, `on_scope_left_open`,
-    `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`, `pass_counter`, `send`, `post`,
-    `post_to_stream`, `add_usage`, `edit` and `cleanup`.
+    `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_waits_aborted`, `on_unwound`, `on_base_exception`, `on_blocked`,
+    `on_scope_left_open`, `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`, `pass_counter`,
+    `send`, `post`, `post_to_stream`, `add_usage`, `edit` and `cleanup`.
     """
 
     def __cinit__(self):
@@ -579,7 +579,12 @@ cdef class RunCore:
         if ctx.abort_reason != 0 or ctx._worker is None or ctx._worker._ctx is not ctx or not ctx._worker._live:
             return False
         ctx.abort_reason = reason
+        ctx._waits_aborted = False
         return True
+
+    def is_active(self, Worker worker not None):
+        """Whether this worker's step is what runs right now, and does not wait."""
+        return self._active is worker
 
     def running(self, str step_name=None):
         """The invocations that are running, all of them or those of one step."""

@@ -534,6 +534,9 @@ cdef class Worker:
             run._active = None
             if ctx.deadline != INFINITY and ctx._timer == 0:
                 ctx._timer = run._arm(ctx.deadline, ctx)
+            if ctx.abort_reason != 0 and not ctx._waits_aborted:
+                ctx._waits_aborted = True
+                run.on_waits_aborted(ctx)
             if run.deadline != INFINITY and not run._deadline_armed:
                 run.arm_run_deadline()
             if run._has_work():

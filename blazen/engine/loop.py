@@ -38,10 +38,6 @@ class LoopState:
             trio.lowlevel.add_instrument(self._counter)  # type: ignore[arg-type]
         return self._counter
 
-    def soon(self, call: Callable[[], object]) -> None:
-        """Have `call()` run in the next pass of the scheduler; from the loop's own thread."""
-        self._token.run_sync_soon(call)
-
     def post(self, call: Callable[[], object]) -> None:
         """Have `call()` run on the loop's thread, soon and in the order of posting. From any thread but that one.
 

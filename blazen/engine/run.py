@@ -575,12 +575,11 @@ class Run(RunCore):
         """Have one running invocation stop; it produces nothing from now on."""
         if not self.abort(ctx, reason):
             return
-        grace = self.now() + self.cleanup_grace
         if ctx.thread_scope is not None:
             if not ctx.thread_started:
                 ctx.thread_scope.cancel()
             else:
-                self.add_timer(grace, partial(threads.abandon, ctx))
+                self.add_timer(self.now() + self.cleanup_grace, partial(threads.abandon, ctx))
             return
         worker = ctx.worker
         if worker.scope is not None:
@@ -589,15 +588,14 @@ class Run(RunCore):
             self.nursery.cancel_scope.cancel()
         else:
             return  # a plain def that ended its run by what it sent: it holds the loop until it is out
-        if self._watched:
-            self._watch_overrun(grace, ctx, ctx.seq)
-        else:
-            # Most steps are out in the next pass; only then is it worth a task that watches over them.
-            self.loop.soon(partial(self._watch_overrun, grace, ctx, ctx.seq))
+        # Most steps are out in the next pass, and the task that watches timers would cost as much as the abort. So it
+        # is called for only when the step waits once more, or when cancelling did not wake it: then it is shielded.
+        if not self.is_active(worker) and getattr(worker.task, "_next_send_fn", None) is None:
+            self.on_waits_aborted(ctx)
 
-    def _watch_overrun(self, grace: float, ctx: Context, seq: int) -> None:
-        if failures.still_unwinding(ctx, seq):
-            self.add_timer(grace, partial(failures.overrun, self, ctx, seq))
+    def on_waits_aborted(self, ctx: Context) -> None:
+        """A step that was told to stop waits: it has the grace period for it, then it is named."""
+        self.add_timer(self.now() + self.cleanup_grace, partial(failures.overrun, self, ctx, ctx.seq))
 
     def cancel_step(self, step_name: str) -> int:
         """Abort the running invocations of a step. Returns how many there were."""
