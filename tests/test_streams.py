@@ -178,7 +178,7 @@ async def passes_while_reading(between: Callable[[int], None]) -> int:
 async def test_on_a_virtual_clock_a_reader_lets_others_run_after_so_many_events(
     autojump_clock: MockClock,
 ) -> None:
-    assert await passes_while_reading(lambda _: None) == await passes_while_reading(lambda _: None) >= 5
+    assert await passes_while_reading(lambda _: None) >= 5
 
 
 async def test_a_reader_lets_others_run_when_it_has_read_for_a_while() -> None:

@@ -44,6 +44,10 @@ _INFINITY = float("inf")
 # Workers that wait for work beyond these leave: a task costs as much memory as a run.
 _KEPT_WORKERS = 32
 _SystemClock = trio._core._run.SystemClock  # to tell real time from a test's clock
+# What every run meets. Looking a member up in its Enum takes 0.1 us in Python 3.11, as long as dispatching a step.
+_READY, _CANCELLED = State.READY, State.CANCELLED
+_START, _STOP, _UNWOUND = Happening.START, Happening.STOP, Happening.UNWOUND
+_KEEP, _ABORT, _SUPPRESS, _PUBLISH = Command.KEEP, Command.ABORT, Command.SUPPRESS, Command.PUBLISH
 
 core.configure_trio(
     trio.Cancelled,
@@ -91,7 +95,7 @@ class Run(RunCore):
     ) -> None:
         self.prepare(router, state, session, copy_context(), stream)
         self.id = RunId(run_id)
-        self.life = State.READY
+        self.life = _READY
         self.timeout = timeout
         self.cleanup_grace = cleanup_grace
         self.suppressed = ()
@@ -141,15 +145,15 @@ class Run(RunCore):
         """Follow the table of a run's life."""
         self.life, commands = follow(self.life, happening)
         for command in commands:
-            if command is Command.KEEP:
+            if command is _KEEP:
                 if isinstance(self.outcome, BaseException):
                     self.suppressed += (self.outcome,)
                 self.outcome = payload
-            elif command is Command.ABORT:
+            elif command is _ABORT:
                 self._abort_all()
-            elif command is Command.SUPPRESS and isinstance(payload, BaseException):
+            elif command is _SUPPRESS and isinstance(payload, BaseException):
                 self.suppressed += (payload,)
-            elif command is Command.PUBLISH:
+            elif command is _PUBLISH:
                 self._publish()
 
     def fail(self, error: BaseException) -> None:
@@ -210,8 +214,8 @@ class Run(RunCore):
         else:
             await self._run_in_nursery(worker)
         if self.life not in OVER:
-            self.happened(Happening.UNWOUND)
-        if self.life is State.CANCELLED:
+            self.happened(_UNWOUND)
+        if self.life is _CANCELLED:
             await checkpoint_if_cancelled()
             if self._stray is not None:
                 raise self._stray
@@ -262,7 +266,7 @@ class Run(RunCore):
 
     def begin(self, start: Event) -> None:
         """Queue the first event."""
-        self.happened(Happening.START)
+        self.happened(_START)
         if self.timeout is not None:
             self.started = self.now()
             self.deadline = self.started + self.timeout
@@ -320,7 +324,7 @@ class Run(RunCore):
         if not self.workers:
             self._stop_watching()
             if self.interactive and not self.over:
-                self.happened(Happening.UNWOUND)
+                self.happened(_UNWOUND)
 
     @enable_ki_protection
     async def _drive(self, worker: Worker) -> bool:
@@ -433,7 +437,7 @@ class Run(RunCore):
             except WorkflowError as error:
                 self.fail(error)
                 return
-        self.happened(Happening.STOP, event)
+        self.happened(_STOP, event)
 
     def on_shown(self, event: Event) -> None:
         """An event that the stream shows too is on its way to steps."""
