@@ -33,6 +33,7 @@ class StepOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     max_concurrency: int | None
     run: Literal["inline", "thread"]
     subclasses: bool
+    when: Callable[[Any], object] | None
 
 
 def check_options(function: Callable[..., Any], given: dict[str, Any]) -> StepOptions:
@@ -68,6 +69,7 @@ def check_options(function: Callable[..., Any], given: dict[str, Any]) -> StepOp
         max_concurrency=concurrency,
         run=_check_run(label, function, given.get("run", "inline")),
         subclasses=subclasses,
+        when=_check_when(label, function, given.get("when")),
     )
 
 
@@ -147,11 +149,25 @@ def _check_on_error(label: str, function: Callable[..., Any], handler: Any) -> C
         return cast("Callable[..., Any]", handler)  # an object with __call__, a partial: known only when called
     if code.co_flags & CO_GENERATORS:
         raise ValidationError(f"{label}: on_error is a generator; return an event or a list of events instead")
-    if not _takes(handler, 2) and not is_sibling(function, handler):
+    if not _takes(handler, 2) and not is_sibling(function, handler, arguments=2):
         raise ValidationError(
             f"{label}: on_error must take two arguments, (event, exception); {show(handler)} does not"
         )
     return cast("Callable[..., Any]", handler)
+
+
+def _check_when(label: str, function: Callable[..., Any], guard: Any) -> Callable[[Any], object] | None:
+    if guard is None:
+        return None
+    if not callable(guard) or isinstance(guard, type):
+        raise ValidationError(f"{label}: when must be a function taking the event, got {show(guard)}")
+    code = getattr(guard, "__code__", None)
+    if code is not None:
+        if code.co_flags & (CO_COROUTINE | CO_GENERATORS):
+            raise ValidationError(f"{label}: when must be a plain def that returns True or False, not an async one")
+        if not _takes(guard, 1) and not is_sibling(function, guard, arguments=1):
+            raise ValidationError(f"{label}: when must take one argument, the event; {show(guard)} does not")
+    return cast("Callable[[Any], object]", guard)
 
 
 def _takes(handler: Any, count: int) -> bool:
@@ -172,13 +188,13 @@ def is_in_class(function: Callable[..., Any]) -> bool:
     return bool(owner) and not owner.endswith("<locals>")
 
 
-def is_sibling(function: Callable[..., Any], handler: Any) -> bool:
-    """Whether ``on_error`` is a method of the class the step stands in: (self, event, exception)."""
+def is_sibling(function: Callable[..., Any], handler: Any, *, arguments: int) -> bool:
+    """Whether ``on_error`` or ``when`` is a method of the class the step stands in, with so many arguments and self."""
     return (
         isinstance(handler, types.FunctionType)
         and is_in_class(function)
         and handler.__module__ == function.__module__
         and handler.__qualname__.rpartition(".")[0] == function.__qualname__.rpartition(".")[0]
-        and _takes(handler, 3)
-        and not _takes(handler, 2)
+        and _takes(handler, arguments + 1)
+        and not _takes(handler, arguments)
     )

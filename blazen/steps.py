@@ -50,6 +50,7 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True, eq=False):
         max_concurrency: At most so many invocations at once in one run, or None.
         run: Where it runs.
         subclasses: Subclasses of the classes in `accepts` are routed here too.
+        when: The step takes only events for which this is true; None takes every one.
         is_async: `fn` is an ``async def``.
         wants_ctx: `fn` takes the `Context`.
         ctx_first: It takes it before the event. False where `wants_ctx` is.
@@ -69,6 +70,7 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     max_concurrency: int | None
     run: Literal["inline", "thread"]
     subclasses: bool
+    when: Callable[[Any], object] | None
     is_async: bool
     wants_ctx: bool
     ctx_first: bool
@@ -101,6 +103,7 @@ def step(
     max_concurrency: int | None = None,
     run: Literal["inline", "thread"] = "inline",
     subclasses: bool = False,
+    when: Callable[[Any], object] | None = None,
 ) -> Callable[[_F], _F]: ...
 def step(
     function: Any = None,
@@ -116,6 +119,7 @@ def step(
     max_concurrency: int | None = None,
     run: Literal["inline", "thread"] = "inline",
     subclasses: bool = False,
+    when: Callable[[Any], object] | None = None,
 ) -> Any:
     """Mark a function as a step of a workflow and give it back unchanged.
 
@@ -137,6 +141,8 @@ def step(
         max_concurrency: At most so many invocations at once in one run.
         run: ``"inline"`` on the event loop, or ``"thread"`` for a plain ``def`` that blocks.
         subclasses: Also take subclasses of the classes in `accepts`; otherwise subclassing does not route.
+        when: A guard, ``when(event)``: the step takes only the events for which it is true. Plain, quick and without
+            effects: it is called when the event is queued, and also in the thread that sends one from outside.
 
     Raises:
         ValidationError: An option is out of its range, the function cannot be a step, or a hint says nothing about
@@ -153,6 +159,7 @@ def step(
         "max_concurrency": max_concurrency,
         "run": run,
         "subclasses": subclasses,
+        "when": when,
     }
     if function is None:
         return lambda decorated: _declare(decorated, given, sys._getframe(1))
@@ -246,13 +253,8 @@ def _spec(declaration: _Declaration, target: Callable[..., Any]) -> StepSpec:
             ) from None
         raise
     declaration.hints.release()
-    on_error = options.on_error
-    if on_error is not None and is_sibling(declaration.function, on_error):
-        if not isinstance(target, types.MethodType):
-            raise ValidationError(
-                f"step {options.name!r}: on_error is a method, but the step is not bound to an object"
-            )
-        on_error = types.MethodType(on_error, target.__self__)
+    on_error = _bound("on_error", options.name, declaration.function, options.on_error, target, arguments=2)
+    when = _bound("when", options.name, declaration.function, options.when, target, arguments=1)
     return StepSpec(
         name=options.name,
         fn=target,
@@ -268,10 +270,20 @@ def _spec(declaration: _Declaration, target: Callable[..., Any]) -> StepSpec:
         max_concurrency=options.max_concurrency,
         run=options.run,
         subclasses=options.subclasses,
+        when=when,
         is_async=bool(declaration.function.__code__.co_flags & CO_COROUTINE),
         wants_ctx=roles.wants_ctx,
         ctx_first=roles.ctx_first,
     )
+
+
+def _bound(keyword: str, name: str, function: Any, given: Any, target: Any, *, arguments: int) -> Any:
+    """What `on_error` or `when` names; a method of the step's own class bound to the step's object."""
+    if given is None or not is_sibling(function, given, arguments=arguments):
+        return given
+    if not isinstance(target, types.MethodType):
+        raise ValidationError(f"step {name!r}: {keyword} is a method, but the step is not bound to an object")
+    return types.MethodType(given, target.__self__)
 
 
 def _function_of(obj: object) -> Any:

@@ -27,6 +27,7 @@ cdef class StepInfo:
         readonly bint wants_ctx
         readonly bint ctx_first
         readonly bint in_thread
+        readonly object when                # guard: `when(event)` says whether the step takes it; or None
         readonly bint is_plain              # an inline `def`: it cannot wait
         object accept_class                 # the one class it accepts exactly, else None
         dict accept_classes                 # type name -> class; None for a type accepted by name
@@ -43,7 +44,8 @@ cdef class Route:
         readonly str event_type
         readonly int kind
         readonly tuple steps
-        StepInfo only                       # the step, when there is exactly one
+        StepInfo only                       # the step, when there is exactly one and it takes every event
+        bint guarded                        # at least one of them takes only some events
 
 
 @cython.final
@@ -54,11 +56,14 @@ cdef class Router:
         readonly bint has_timeouts
         readonly bint has_limits
         readonly bint has_threads
+        readonly bint has_guards
         dict _by_class
         dict _by_name
         tuple _subclass_routes
         dict _classes                       # type name -> class, for events known by name only
 
     cdef Route find(self, object event)
+    cdef Route narrow(self, Route route, object event, str origin, object emitter)
+    cdef bint lets_through(self, StepInfo step, object event) except -1
     cdef object adapt(self, StepInfo step, object event)
     cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list)

@@ -42,6 +42,7 @@ cdef class StepInfo:
         self.name = spec.name
         self.fn = spec.fn
         self.on_error = spec.on_error
+        self.when = spec.when
         self.retry = spec.retry
         self.index = index
         self.timeout = float("inf") if timeout is None else timeout
@@ -69,11 +70,12 @@ cdef class StepInfo:
 cdef class Route:
     """Where events of one type go."""
 
-    def __init__(self, str event_type, int kind, tuple steps):
+    def __init__(self, str event_type, int kind, tuple steps, *, bint narrowed=False):
         self.event_type = event_type
         self.kind = kind
         self.steps = steps
-        self.only = steps[0] if len(steps) == 1 and kind == TO_STEPS else None
+        self.guarded = not narrowed and any(step.when is not None for step in steps)
+        self.only = steps[0] if len(steps) == 1 and kind == TO_STEPS and not self.guarded else None
 
 
 @cython.final
@@ -94,6 +96,7 @@ cdef class Router:
             self.has_timeouts |= info.timeout != float("inf")
             self.has_limits |= info.limit > 0
             self.has_threads |= info.in_thread
+            self.has_guards |= info.when is not None
         self._subclass_routes = tuple(graph.subclass_routes)
         self._classes = graph.event_classes
         self._by_name = {}
@@ -113,8 +116,17 @@ cdef class Router:
         return tuple(info.name for info in (<Route> route).steps)
 
     def accepts(self, event):
-        """Whether an event from outside would find a step."""
-        return self.find(event) is not None
+        """Whether an event from outside would find a step that accepts its type.
+
+        Raises:
+            WorkflowError: It would, and the guards of all of them refuse it.
+        """
+        route = self.find(event)
+        if route is None:
+            return False
+        if route.guarded:
+            self.narrow(route, event, "was sent from outside the run", None)
+        return True
 
     def known_class(self, str event_type):
         """The class that the workflow knows under a type name, or None."""
@@ -141,6 +153,44 @@ cdef class Router:
         if route is not None and cls is not _DynamicEvent and len(self._by_class) < REMEMBERED_CLASSES:
             self._by_class[cls] = route
         return <Route> route
+
+    cdef Route narrow(self, Route route, object event, str origin, object emitter):
+        """A guarded route without the steps whose guards refuse this event.
+
+        Args:
+            origin: Where the event comes from, for the message: "step 'a' returned".
+            emitter: The step it comes from, or None.
+        """
+        cdef StepInfo step
+        kept = tuple(step for step in route.steps if step.when is None or self.lets_through(step, event))
+        if not kept and route.kind != ASKS:
+            refused = ", ".join(repr(step.name) for step in route.steps)
+            raise _WorkflowError(
+                f"no step of workflow {self.workflow!r} takes the event {route.event_type!r}, which {origin}: it is "
+                f"refused by the guard (when=) of {refused}; let one step take what the others refuse",
+                step=emitter,
+                event_type=route.event_type,
+            )
+        return Route(route.event_type, route.kind, kept, narrowed=True)
+
+    cdef bint lets_through(self, StepInfo step, object event) except -1:
+        """Ask the guard of a step."""
+        event = self.adapt(step, event)
+        try:
+            answer = step.when(event)
+            if hasattr(answer, "__await__"):
+                if hasattr(answer, "close"):
+                    answer.close()               # or Python warns about a coroutine nobody awaited
+                raise TypeError("the guard must be a plain function that returns True or False, and it is async")
+            return bool(answer)
+        except Exception as exc:
+            error = _WorkflowError(
+                f"the guard (when=) of step {step.name!r} of workflow {self.workflow!r} failed on an event "
+                f"{event.event_type!r}: {type(exc).__name__}: {exc}",
+                step=step.name,
+                event_type=event.event_type,
+            )
+            raise error from exc
 
     cdef object adapt(self, StepInfo step, object event):
         """The event as `step` is to receive it: a dynamic event is converted for a step typed with a class."""
@@ -206,6 +256,8 @@ cdef class Router:
                 step=step.name,
                 event_type=event_type,
             )
+        if route.guarded:
+            return self.narrow(route, event, f"{who} returned", step.name)
         if cls is not _DynamicEvent and not rescued:
             step.last_class = cls
             step.last_route = route

@@ -306,7 +306,10 @@ cdef class RunCore:
 
     def start(self, event):
         """Queue the run's first event."""
-        self._deliver(self.router.find(event), event)
+        cdef Route route = self.router.find(event)
+        if route.guarded:
+            route = self.router.narrow(route, event, "begins the run", None)
+        self._deliver(route, event)
 
     def receive(self, event, str emitter=None):
         """Queue an event that no step returned: from outside, or sent in the middle of a step.
@@ -329,6 +332,9 @@ cdef class RunCore:
             )
         if self.ending:
             return
+        if (<Route> route).guarded:
+            sender = "was sent from outside the run" if emitter is None else f"step {emitter!r} sent"
+            route = self.router.narrow(route, event, sender, emitter)
         self._deliver(route, event)
         if self._active is None and self._has_work():
             self._need_spare()
@@ -403,16 +409,23 @@ cdef class RunCore:
         if type(result) is not list:
             return self._deliver(self.router.route_result(step, result, rescued, False), result)
         events = list(<list> result)
-        for event in events:
+        cdef Route route
+        cdef Py_ssize_t place
+        cdef dict narrowed = None
+        for place, event in enumerate(events):
             if type(event) is not step.last_class:
-                self.router.route_result(step, event, rescued, True)
-        for event in events:
+                route = self.router.route_result(step, event, rescued, True)
+                if self.router.has_guards:
+                    narrowed = {} if narrowed is None else narrowed
+                    narrowed[place] = route
+        for place, event in enumerate(events):
             if self.ending:
                 break
             if type(event) is step.last_class:
                 self._deliver(step.last_route, event)
             else:
-                self._deliver(self.router.find(event), event)
+                route = None if narrowed is None else narrowed.get(place)
+                self._deliver(self.router.find(event) if route is None else route, event)
         return 0
 
     cdef int _settle(self, Context ctx, object result, object error) except -1:

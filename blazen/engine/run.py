@@ -701,7 +701,12 @@ class Run(RunCore):
             )
         if not isinstance(event, Event):
             raise ValidationError(f"send_event takes an event, got a {type(event).__name__!r} object")
-        if not self.router.accepts(event):
+        try:
+            accepted = self.router.accepts(event)
+        except WorkflowError as exc:
+            exc.run_id = self.run_id
+            raise
+        if not accepted:
             raise failures.unaccepted(self, event, emitter)
 
     def _send_posted(self, event: Event, key: object, emitter: str | None) -> None:
