@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 STUBS := $(wildcard blazen/_core/*.pyi)
 C_FILES := $(wildcard csrc/*.[ch] csrc/*/*.[ch])
-TYPED := blazen $(wildcard tests/typing)
+TYPED := blazen examples $(wildcard tests/typing)
 
 # What a user's shell sets for other projects must not reach ours: import paths, optimisation (it removes asserts),
 # and the settings of pip that install elsewhere than asked. Those that say where packages come from stay.
