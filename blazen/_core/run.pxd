@@ -146,7 +146,8 @@ cdef class Worker:
         bint _settling                      # the outcome of its invocation takes effect right now
         uint64_t _settled_at_wake
 
-    cdef int _advance(self, object value, PyObject **yielded) except -1
+    cdef object _drive(self, object value, tuple error)
+    cdef int _advance(self, object value, tuple error, PyObject **yielded) except -1
     cdef int _enter(self) except -1
     cdef int _leave(self) except -1
     cdef Context _renewed_context(self)
@@ -159,7 +160,7 @@ cdef class Worker:
     cdef int _begin(self, StepInfo step, Context ctx) except -1
     cdef int _resume(self, object value, PyObject **yielded) except -1
     cdef PyObject *_call(self, StepInfo step, Context ctx) noexcept
-    cdef int _throw(self, object error, PyObject **yielded) except -1
+    cdef int _throw(self, tuple error, PyObject **yielded) except -1
     cdef int _after_send(self, int status, PyObject *out, PyObject **yielded) except -1
     cdef int _complete(self, object result, object error) except -1
     cdef int _complete_slowly(self, object result, object error) except -1

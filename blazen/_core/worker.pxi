@@ -19,39 +19,23 @@ cdef class Worker:
 
     def send(self, value):
         """Go on; as of a generator. Only for drivers that do not use the send slot."""
-        cdef PyObject *yielded = NULL
-        waits = _worker_send(<PyObject *> self, <PyObject *> value, &yielded)
-        result = <object> yielded
-        Py_DECREF(result)
-        if waits:
-            return result
-        raise StopIteration(result)
+        return self._drive(value, None)
 
-    def throw(self, kind, value=None, traceback=None):
-        """Raise an exception where the step waits; as of a generator."""
-        cdef PyObject *yielded = NULL
-        error = kind if value is None else value
-        if isinstance(error, type):
-            error = error()
+    def throw(self, *error):
+        """Raise an exception where the step waits; as of a generator. trio does, when a step awaits what is foreign."""
         if self._coro is None:
-            raise error
-        try:
-            self._throw(error, &yielded)
-        except BaseException:
-            self._leave()
-            self.run._active = None
-            raise
-        if yielded is not NULL:
-            result = <object> yielded
-            Py_DECREF(result)
-            return result
-        return self.send(None)
+            raise RuntimeError("no step of this worker waits: there is nowhere to throw to")
+        return self._drive(None, error)
 
     def close(self):
         """Close the step's coroutine; the loop has been torn down."""
         if self._coro is not None:
             coro, self._coro = self._coro, None
-            coro.close()
+            self._enter()
+            try:
+                coro.close()
+            finally:
+                self._leave()
 
     # For tools that walk the awaits of a task: the frame of the step that runs.
     @property
@@ -119,8 +103,21 @@ cdef class Worker:
 
     # --- the loop
 
-    cdef int _advance(self, object value, PyObject **yielded) except -1:
-        """Run steps. 1: one waits, and `yielded` is what to hand to trio. 0: see `code`."""
+    cdef object _drive(self, object value, tuple error):
+        """`send` and `throw`: returns what to hand to trio, or ends as a generator does, with the code."""
+        cdef PyObject *out = NULL
+        waits = _go_on(self, value, error, &out)
+        result = <object> out
+        Py_DECREF(result)
+        if waits:
+            return result
+        raise StopIteration(result)
+
+    cdef int _advance(self, object value, tuple error, PyObject **yielded) except -1:
+        """Run steps; the one that waits goes on with `value`, or with `error`, the arguments of `throw`.
+
+        1: one waits, and `yielded` is what to hand to trio. 0: see `code`.
+        """
         cdef RunCore run = self.run
         cdef int taken
         run._active = self
@@ -146,7 +143,7 @@ cdef class Worker:
             step_name = self._ctx._step.name
             # Read before the step goes on: the run's own end may cancel the scope too.
             caller_cancelled = not run.ending and getattr(self.status, "effectively_cancelled", False)
-            if self._resume(value, yielded):
+            if self._resume(value, yielded) if error is None else self._throw(error, yielded):
                 return 1
             if self.code == UNWOUND:
                 self._leave()
@@ -503,12 +500,13 @@ cdef class Worker:
         status = PyIter_Send(<PyObject *> self._coro, <PyObject *> value, &out)
         return self._after_send(status, out, yielded)
 
-    cdef int _throw(self, object error, PyObject **yielded) except -1:
+    cdef int _throw(self, tuple error, PyObject **yielded) except -1:
+        """Likewise, with an exception raised where it waits."""
         cdef PyObject *out = NULL
         cdef PySendResult status = PYGEN_NEXT
         self._enter()
         try:
-            message = self._coro.throw(error)
+            message = self._coro.throw(*error)
             Py_INCREF(message)
             out = <PyObject *> message
         except StopIteration as stop:
@@ -653,11 +651,10 @@ cdef class Worker:
         return 0
 
 
-cdef int _worker_send(PyObject *worker, PyObject *value, PyObject **result) except -1:
-    """`await worker` goes on: 1 hands a message to trio, 0 returns the code."""
-    cdef Worker self = <Worker> worker
+cdef int _go_on(Worker self, object value, tuple error, PyObject **result) except -1:
+    """Let a worker go on: 1 hands a message to trio, 0 returns the code."""
     try:
-        if self._advance(<object> value, result):
+        if self._advance(value, error, result):
             return 1
     except BaseException:
         self._leave()
@@ -667,6 +664,11 @@ cdef int _worker_send(PyObject *worker, PyObject *value, PyObject **result) exce
     Py_INCREF(code)
     result[0] = <PyObject *> code
     return 0
+
+
+cdef int _worker_send(PyObject *worker, PyObject *value, PyObject **result) except -1:
+    """The send slot: what `await worker` calls."""
+    return _go_on(<Worker> worker, <object> value, None, result)
 
 
 bz_set_am_send(<PyTypeObject *> Worker, _worker_send)
