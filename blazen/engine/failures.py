@@ -39,6 +39,14 @@ def without_cancelled(error: BaseException | None) -> BaseException | None:
     return error
 
 
+def alone(group: BaseExceptionGroup[BaseException]) -> BaseException | None:
+    """What is left of a nursery's group without trio's own `Cancelled`; a single exception comes out of its groups."""
+    rest = without_cancelled(group)
+    while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
+        rest = rest.exceptions[0]
+    return rest
+
+
 def without_abort(run: Run, error: BaseException | None) -> BaseException | None:
     """What is left of what came out of an aborted step when the abort itself is taken out of it.
 
@@ -245,9 +253,7 @@ def broken_dispatch(run: Run, worker: Worker | None, error: BaseException) -> No
 
 def absorb(run: Run, group: BaseExceptionGroup[BaseException]) -> None:
     """Take in what reached the run's own task while it waited for its workers."""
-    rest = without_cancelled(group)
-    while isinstance(rest, BaseExceptionGroup) and len(rest.exceptions) == 1:
-        rest = rest.exceptions[0]
+    rest = alone(group)
     if rest is not None:
         run.happened(Happening.FATAL, rest)
 

@@ -102,11 +102,13 @@ class RunHandler(Generic[Out]):
                     run.cancel()
                 with trio.CancelScope(shield=True):
                     await run.wait_until_over()
+        stray: BaseException | None = None
         try:
             await self._manager.__aexit__(None, None, None)
-        except BaseExceptionGroup as group:
-            if failures.without_cancelled(group) is not None:
-                raise
+        except BaseExceptionGroup as group:  # Ctrl-C, when the run was over and its last tasks were on their way out
+            stray = failures.alone(group)
+        if stray is not None:
+            raise stray
         if error is not None:
             self._report_unasked()
             return
