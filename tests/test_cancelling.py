@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ import trio.testing
 from trio.testing import MockClock
 from ways_to_run import every_way, run_to_end
 
-from blazen import Context, Event, StartEvent, StopEvent, Workflow, step
+from blazen import Context, Event, Retry, StartEvent, StopEvent, Workflow, step
 from blazen.errors import BlazenWarning, CancelledError, ValidationError, WorkflowError
 
 
@@ -829,6 +830,24 @@ async def test_a_step_that_shields_itself_too_long_is_named_and_waited_for(way: 
     assert scope.cancelled_caught
     assert left == [60.0]
     assert len(warned) == 1
+
+
+async def test_the_grace_of_an_earlier_attempt_says_nothing_of_a_later_one(autojump_clock: MockClock) -> None:
+    @step(timeout=2, retries=Retry(2, initial=0.0))
+    async def work(ctx: Context, ev: StartEvent) -> StopEvent:
+        if ctx.attempt == 3:
+            return StopEvent(result="the third attempt")
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(2)  # within its grace; that of the first attempt is over while the second cleans up
+        return StopEvent()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", BlazenWarning)
+        result = await Workflow("w", [work], cleanup_grace=4.5).run()
+    assert result.result == "the third attempt"
 
 
 async def test_a_shielded_sibling_is_named_when_the_run_fails_and_waited_for(autojump_clock: MockClock) -> None:

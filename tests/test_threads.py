@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock
 from ways_to_run import every_way, run_to_end
 
-from blazen import Context, Event, ProgressEvent, StartEvent, StopEvent, UsageEvent, Workflow, step
+from blazen import Context, Event, ProgressEvent, Retry, StartEvent, StopEvent, UsageEvent, Workflow, step
 from blazen.errors import BlazenWarning, CancelledError, TimeoutError, WorkflowError
 
 
@@ -544,6 +544,21 @@ async def test_a_run_over_its_time_stops_its_thread_steps(mock_clock: MockClock)
         await Workflow("w", [work], timeout=5).run()
     assert left == ["work"]
     assert caught.value.step is None
+
+
+async def test_the_grace_of_an_attempt_that_came_out_in_time_does_not_end_the_next_one(mock_clock: MockClock) -> None:
+    @step(run="thread", timeout=5, retries=Retry(1, initial=0.0))
+    def work(ctx: Context, ev: StartEvent) -> StopEvent:
+        if ctx.attempt == 1:
+            trio.from_thread.run_sync(mock_clock.jump, 5)
+            until_told(ctx)
+        trio.from_thread.run_sync(mock_clock.jump, 4)  # beyond the grace of 3 that began with the first attempt's end
+        for _ in range(10):
+            trio.from_thread.run_sync(int)  # the loop has seen what time it is
+        ctx.set("attempt", ctx.attempt)
+        return StopEvent(result=(ctx.get("attempt"), ctx.cancelled))
+
+    assert (await Workflow("w", [work], cleanup_grace=3).run()).result == (2, False)
 
 
 # ---- abandoned

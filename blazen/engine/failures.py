@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import trio
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from blazen._core.run import Context, Worker
     from blazen.engine.run import Run
     from blazen.events import Event, InputRequestEvent
+
+Attempt: TypeAlias = tuple[int, int, bool]  # number of the event, attempt, whether `on_error` runs
 
 _LOCK_OWNERS: dict[Any, list[Any]] = getattr(
     trio._core._parking_lot,
@@ -207,17 +209,22 @@ def warn(run: Run, message: str) -> None:
         run.happened(Happening.FAILURE, exc)
 
 
-def still_unwinding(ctx: Context, seq: int) -> bool:
-    """Whether this invocation was aborted and is not out yet."""
-    return ctx.seq == seq and ctx.worker is not None and ctx.worker.ctx is ctx and ctx.cancelled
+def attempt_of(ctx: Context) -> Attempt:
+    """Which attempt at which event a context serves just now: contexts are used again."""
+    return ctx.seq, ctx.attempt, ctx.handling
 
 
-def overrun(run: Run, ctx: Context, seq: int) -> None:
+def still_unwinding(ctx: Context, attempt: Attempt) -> bool:
+    """Whether this attempt was aborted and is not out yet."""
+    return attempt_of(ctx) == attempt and ctx.worker is not None and ctx.worker.ctx is ctx and ctx.cancelled
+
+
+def overrun(run: Run, ctx: Context, attempt: Attempt) -> None:
     """The grace period of an aborted step is over: say which one holds everybody up."""
     if ctx in run.cleaning:  # `ctx.cleanup()` has a bound of its own; look again when that must be over
-        run.add_timer(run.now() + run.cleanup_grace, partial(overrun, run, ctx, seq))
+        run.add_timer(run.now() + run.cleanup_grace, partial(overrun, run, ctx, attempt))
         return
-    if still_unwinding(ctx, seq):
+    if still_unwinding(ctx, attempt):
         warn(
             run,
             f"step {ctx.step.name!r} of workflow {run.router.workflow!r} was told to stop, shields itself from it and "

@@ -583,7 +583,7 @@ class Run(RunCore):
             if not ctx.thread_started:
                 ctx.thread_scope.cancel()
             else:
-                self.add_timer(self.now() + self.cleanup_grace, partial(threads.abandon, ctx))
+                self.add_timer(self.now() + self.cleanup_grace, partial(threads.abandon, ctx, ctx.thread_scope))
             return
         worker = ctx.worker
         if worker.scope is not None:
@@ -599,7 +599,8 @@ class Run(RunCore):
 
     def on_waits_aborted(self, ctx: Context) -> None:
         """A step that was told to stop waits: it has the grace period for it, then it is named."""
-        self.add_timer(self.now() + self.cleanup_grace, partial(failures.overrun, self, ctx, ctx.seq))
+        overrun = partial(failures.overrun, self, ctx, failures.attempt_of(ctx))
+        self.add_timer(self.now() + self.cleanup_grace, overrun)
 
     def cancel_step(self, step_name: str) -> int:
         """Abort the running invocations of a step. Returns how many there were."""

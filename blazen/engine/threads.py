@@ -88,8 +88,8 @@ async def _wait_for_thread(done: threading.Event) -> None:
             limiter = trio.CapacityLimiter(1)
 
 
-def abandon(ctx: Context) -> None:
-    """The grace period is over: leave the thread alone, and refuse whatever it does from now on."""
-    if ctx.thread_scope is not None:
+def abandon(ctx: Context, scope: trio.CancelScope) -> None:
+    """The grace of the attempt in `scope` is over: leave its thread alone, and refuse what it does from now on."""
+    if ctx.thread_scope is scope:  # else it has come out in time; a later attempt has a scope of its own
         ctx.refuse()
-        ctx.thread_scope.cancel()
+        scope.cancel()
