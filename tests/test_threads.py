@@ -7,11 +7,12 @@ over the cleanup grace meanwhile, because no task of the loop can go on.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 from ways_to_run import every_way, run_to_end
 
 from blazen import Context, Event, ProgressEvent, Retry, StartEvent, StopEvent, UsageEvent, Workflow, step
@@ -468,6 +469,76 @@ async def test_thread_steps_that_wait_for_a_free_thread_never_begin_once_the_run
     finally:
         limiter.total_tokens = before
     assert len(ran) == 1
+
+
+class LateThreads:
+    """Threads that begin when they are let, as on a machine that is busy with others."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ended = threading.Event()
+        self._waiting: list[Callable[[], object]] = []
+        self._start = trio._threads.start_thread_soon
+        monkeypatch.setattr(trio._threads, "start_thread_soon", self._hold)
+
+    def _hold(self, fn: Callable[[], object], deliver: Callable[[Any], object], name: str | None = None) -> None:
+        def deliver_and_say_so(result: Any) -> None:
+            deliver(result)
+            self.ended.set()
+
+        self._waiting.append(lambda: self._start(fn, deliver_and_say_so, name))
+
+    def let_begin(self) -> None:
+        """Let them begin, and return when the last of them has ended; the loop is held meanwhile."""
+        self.ended.clear()
+        for start in self._waiting:
+            start()
+        self.ended.wait()
+
+
+@pytest.mark.parametrize("begins", ["before the run has noticed", "after the run"])
+async def test_a_thread_that_begins_after_its_step_was_told_to_stop_does_not_run_it(
+    begins: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+
+    @step(run="thread")
+    def work(ev: StartEvent) -> StopEvent:
+        ran.append(ev)
+        return StopEvent()
+
+    threads = LateThreads(monkeypatch)
+    async with Workflow("w", [work], cleanup_grace=1e6).run_with_handler() as handler:
+        await wait_all_tasks_blocked()
+        handler.cancel()
+        if begins == "before the run has noticed":
+            threads.let_begin()
+        with pytest.raises(CancelledError) as caught:
+            await handler.result()
+        if begins == "after the run":
+            threads.let_begin()
+    assert (ran, caught.value.abandoned) == ([], ())
+
+
+async def test_cancel_step_of_a_thread_that_is_just_beginning_leaves_the_run_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    @step(run="thread")
+    def work(ev: Number) -> StopEvent:
+        return StopEvent(result="work")
+
+    @step
+    async def goes_on(ev: Letter) -> StopEvent:
+        await told.wait()
+        return StopEvent(result="went on")
+
+    threads, told = LateThreads(monkeypatch), trio.Event()
+    async with Workflow("w", [spread, work, goes_on], cleanup_grace=1e6).run_with_handler() as handler:
+        await wait_all_tasks_blocked()
+        handler.cancel_step("work")
+        threads.let_begin()
+        await wait_all_tasks_blocked()
+        told.set()
+        assert (await handler.result()).result == "went on"
 
 
 # ---- timeouts; the clock is moved by hand, and only when the thread has begun

@@ -32,14 +32,17 @@ async def run_step(run: Run, worker: Worker) -> None:
     done = threading.Event()
     raised: list[BaseException] = []
     given_up = False
+    runs_step = False
 
     def call() -> object:
+        nonlocal runs_step
         try:
             if given_up:
                 return None
             ctx.thread_started = True
             if ctx.cancelled:  # asked after the line above, which `abort_step` reads after it has told the step
                 return None
+            runs_step = True
             return variables.run(step.fn, *arguments)
         except BaseException as exc:
             raised.append(exc)
@@ -70,7 +73,7 @@ async def run_step(run: Run, worker: Worker) -> None:
                 error = raised[0] if raised else None
     given_up = scope.cancelled_caught
     ctx.thread_scope = None
-    if scope.cancelled_caught and ctx.thread_started:
+    if scope.cancelled_caught and runs_step:  # a thread that has begun too late for its step is nobody to leave behind
         ctx.refuse()
     try:
         worker.finish_thread(result, error)
