@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from blazen import (
     Context,
     DynamicEvent,
     Event,
+    InputRequestEvent,
+    InputResponseEvent,
     ProgressEvent,
     StartEvent,
     StopEvent,
@@ -180,3 +184,49 @@ async def test_what_is_wrong_with_on_errors_result_is_said_of_on_error_and_keeps
     assert "on_error of step 'fails'" in str(caught.value)
     assert caught.value.__context__ is first
     assert caught.value.event_type is not None
+
+
+async def test_progress_on_its_way_to_a_step_of_a_run_that_nobody_watches_is_routed() -> None:
+    @step
+    def reports(ev: StartEvent) -> ProgressEvent:
+        return ProgressEvent(1)
+
+    @step
+    def takes(ev: ProgressEvent) -> StopEvent:
+        return StopEvent(result=ev)
+
+    assert (await Workflow("w", [reports, takes]).run()).result == ProgressEvent(1)
+
+
+async def test_a_question_in_a_run_that_nobody_watches_fails_it_and_names_the_way_out() -> None:
+    @step
+    def asks(ev: StartEvent) -> InputRequestEvent:
+        return InputRequestEvent(prompt="name?")
+
+    @step
+    def end(ev: InputResponseEvent) -> StopEvent:
+        return StopEvent()
+
+    with pytest.raises(WorkflowError, match=r"asks 'name\?'.*run_with_handler"):
+        await Workflow("w", [asks, end]).run()
+
+
+async def test_an_event_from_another_thread_that_arrives_after_the_end_is_dropped() -> None:
+    ran = []
+
+    @step
+    def work(ctx: Context, ev: StartEvent) -> StopEvent:
+        sender = threading.Thread(target=handler.send_event, args=(Part(1),))
+        sender.start()
+        sender.join()  # the loop is held here, so the event arrives when the run has ended
+        return StopEvent(result="ended")
+
+    @step
+    def take(ev: Part) -> StopEvent:
+        ran.append(ev)
+        return StopEvent()
+
+    async with Workflow("w", [work, take]).run_with_handler() as handler:
+        assert (await handler.result()).result == "ended"
+        await wait_all_tasks_blocked()
+    assert ran == []

@@ -67,6 +67,17 @@ async def test_a_number_of_events_is_complete_with_the_last_of_them() -> None:
     assert given == [None, None, events]
 
 
+async def test_events_beyond_a_number_that_has_become_smaller_stay_for_the_next_lists() -> None:
+    events = [A(n=1), B(n=2), A(n=3), A(n=4), B(n=5)]
+
+    def gather(ctx: Context, ev: A | B) -> list[Any] | None:
+        if ev.n < 4:
+            return ctx.collect_events(ev, 10)
+        return ctx.collect_events(ev, 2) if ev.n == 4 else ctx.collect_events(ev, [B, A])
+
+    assert await gathered(events, gather, lists=2) == [[A(n=1), B(n=2)], [B(n=5), A(n=3)]]
+
+
 async def test_one_event_is_complete_at_once() -> None:
     assert await gathered([A(n=1)], lambda ctx, ev: ctx.collect_events(ev, 1)) == [[A(n=1)]]
 

@@ -535,6 +535,29 @@ async def test_a_base_exception_while_unwinding_comes_out_instead_of_the_failure
     assert caught.value is original
 
 
+async def test_where_warnings_are_errors_a_base_exception_gets_a_note_of_what_a_sibling_raised(
+    autojump_clock: MockClock,
+) -> None:
+    @step
+    async def sibling(ev: Number) -> StopEvent:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise LookupError("cleanup failed")
+
+    @step
+    async def fails(ev: Letter) -> None:
+        await trio.sleep(1)
+        raise Unusual
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", BlazenWarning)
+        with pytest.raises(Unusual) as caught:
+            await Workflow("w", [spread, sibling, fails]).run()
+    (note,) = caught.value.__notes__
+    assert "LookupError: cleanup failed" in note
+
+
 async def test_a_base_exception_out_of_on_error_comes_out_as_itself() -> None:
     original = Unusual()
 
@@ -701,6 +724,53 @@ async def test_a_nursery_left_open_fails_the_run_after_its_children_have_ended(
     with pytest.raises(WorkflowError, match=r"'leaves'.*nursery"):
         await run_to_end(way, [leaves])
     assert left == ["child"]
+
+
+@every_way
+async def test_an_empty_nursery_left_open_fails_the_run_and_nothing_else_is_said_of_it(way: str) -> None:
+    @step
+    async def leaves(ev: StartEvent) -> StopEvent:
+        await trio.open_nursery().__aenter__()
+        return StopEvent()
+
+    with pytest.raises(WorkflowError, match=r"'leaves'.*nursery") as caught:
+        await run_to_end(way, [leaves])
+    assert caught.value.suppressed == ()
+
+
+@every_way
+async def test_nurseries_that_two_steps_leave_open_are_both_empty_when_the_run_has_ended(
+    way: str, autojump_clock: MockClock
+) -> None:
+    left = []
+
+    async def child(name: str) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(5)
+            left.append(name)
+
+    async def leave_a_nursery_open(name: str) -> None:
+        nursery = await trio.open_nursery().__aenter__()
+        nursery.start_soon(child, name)
+
+    @step
+    async def first(ev: Number) -> StopEvent:
+        await leave_a_nursery_open("first")
+        await trio.sleep(1)
+        return StopEvent()
+
+    @step
+    async def second(ev: Letter) -> StopEvent:
+        await leave_a_nursery_open("second")
+        await trio.sleep_forever()
+        return StopEvent()
+
+    with pytest.raises(WorkflowError, match=r"'first'.*nursery"):
+        await run_to_end(way, [spread, first, second])
+    assert sorted(left) == ["first", "second"]
 
 
 @every_way
@@ -892,3 +962,43 @@ async def test_a_block_that_raises_what_result_raised_gets_exactly_that_error() 
     with pytest.raises(WorkflowError) as again:
         await handler.result()
     assert caught.value is again.value
+
+
+# ---- cancellations that belong to nobody
+
+
+async def stray_cancelled() -> trio.Cancelled:
+    """A `Cancelled` of a scope that has been left."""
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled as exc:
+            return exc
+    raise AssertionError
+
+
+async def test_a_cancellation_that_a_step_brings_along_from_elsewhere_comes_out_as_itself() -> None:
+    stray = await stray_cancelled()
+
+    @step
+    async def work(ev: StartEvent) -> StopEvent:
+        raise stray
+
+    with pytest.raises(trio.Cancelled) as caught:
+        await Workflow("w", [work]).run()
+    assert caught.value is stray
+
+
+async def test_an_error_beside_a_cancellation_from_elsewhere_is_kept_with_the_end_of_the_run() -> None:
+    stray, beside = await stray_cancelled(), LookupError("no")
+
+    @step
+    async def work(ev: StartEvent) -> StopEvent:
+        raise BaseExceptionGroup("both", [stray, beside])
+
+    with pytest.raises(CancelledError) as caught:
+        await Workflow("w", [work]).run()
+    (group,) = caught.value.suppressed
+    assert isinstance(group, ExceptionGroup)
+    assert group.exceptions == (beside,)

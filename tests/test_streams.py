@@ -24,6 +24,7 @@ from blazen import (
     Workflow,
     step,
 )
+from blazen._core.stream import EventStream
 from blazen.errors import CancelledError, TimeoutError, ValidationError, WorkflowError
 
 
@@ -590,3 +591,61 @@ async def test_step_records_for_one_reader_take_no_place_in_the_buffer_of_anothe
         reader = handler.stream_events(buffer=2)
         assert await everything(reader) == notes(0, 1)
         assert reader.lost == 0
+
+
+async def test_old_step_records_make_room_in_a_bounded_stream_and_a_late_reader_is_told_how_many() -> None:
+    async with working(20, stream_keep=3).run_with_handler() as handler:
+        early = handler.stream_events(lifecycle=True)
+        await handler.result()
+        late = handler.stream_events(lifecycle=True)
+        for reader in (early, late):
+            seen = await everything(reader)
+            records = [event for event in seen if isinstance(event, StepRecord)]
+            assert [event for event in seen if isinstance(event, Note)] == notes(0, 1)
+            assert (len(records), records[-1].step, records[-1].kind) == (3, "work", "finished")
+            assert sum(event.lost for event in seen if isinstance(event, StreamGap)) == reader.lost
+        # Two records for each of 22 steps.
+        assert early.lost == 44 - 3
+
+
+async def test_a_buffered_view_of_step_records_shows_the_newest() -> None:
+    async with working(20).run_with_handler() as handler:
+        reader = handler.stream_events(lifecycle=True, buffer=3)
+        await handler.result()
+        seen = await everything(reader)
+    assert [event.seq for event in seen if isinstance(event, StepRecord)] == [21, 22, 22]
+    assert reader.lost == 44 - 3
+
+
+async def test_a_plain_for_loop_over_the_stream_is_told_to_be_async() -> None:
+    async with writer(3).run_with_handler() as handler:
+        await handler.result()
+        with pytest.raises(TypeError, match="read with `async for`"):
+            for _ in handler.stream_events():  # type: ignore[attr-defined]
+                pass
+
+
+async def test_what_a_step_awaits_may_be_the_next_event_of_another_runs_stream() -> None:
+    async with writer(1).run_with_handler() as handler:
+        await handler.result()
+        reader = handler.stream_events()
+
+        @step(on_error=lambda ev, exc: anext(reader))
+        async def fails(ev: StartEvent) -> StopEvent | None:
+            raise LookupError
+
+        @step
+        async def take(ev: Note) -> StopEvent:
+            return StopEvent(result=ev)
+
+        assert (await Workflow("other", [fails, take]).run()).result == Note(n=0)
+
+
+async def test_a_stream_that_has_ended_takes_nothing_more() -> None:
+    stream = EventStream(0)
+    stream.append(Note(n=1))
+    stream.end()
+    stream.append(Note(n=2))
+    stream.append_record(Note(n=3))
+    assert len(stream) == 1
+    assert await everything(stream.read(steps=True)) == notes(1)

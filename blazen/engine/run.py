@@ -213,8 +213,7 @@ class Run(RunCore):
                 await cancel_shielded_checkpoint()
         else:
             await self._run_in_nursery(worker)
-        if self.life not in OVER:
-            self.happened(_UNWOUND)
+        self.happened(_UNWOUND)
         if self.life is _CANCELLED:
             await checkpoint_if_cancelled()
             if self._stray is not None:
