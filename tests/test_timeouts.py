@@ -420,8 +420,10 @@ async def test_a_chain_that_never_waits_is_stopped_when_the_run_is_over_its_time
 ) -> None:
     count = 0
 
-    @step
-    async def start(ev: StartEvent) -> Number:
+    async def start_async(ev: StartEvent) -> Number:
+        return Number()
+
+    def start_plain(ev: StartEvent) -> Number:
         return Number()
 
     async def in_async(ev: Number) -> Number | StopEvent:
@@ -435,12 +437,14 @@ async def test_a_chain_that_never_waits_is_stopped_when_the_run_is_over_its_time
         mock_clock.jump(0.01)
         return ev
 
+    start = step(start_async if kind == "async" else start_plain)  # a run of plain steps only has no nursery
     work = step(name="work")(in_async if kind == "async" else in_plain)
     with pytest.raises(TimeoutError) as caught:
         await Workflow("w", [start, work], timeout=10).run()
     assert caught.value.step is None
     assert caught.value.elapsed_ms is not None
     assert caught.value.elapsed_ms >= 10_000
+    assert count < 10_000  # long before the chain would have come to its own end
 
 
 @pytest.mark.parametrize("kind", ["async", "plain"])
