@@ -1,5 +1,8 @@
 # Part of run.pyx: what a step knows of its run.
 
+cdef object _NO_DEFAULT = object()
+
+
 @cython.final
 cdef class Context:
     """What a step knows of its run: shared state, events, the stream.
@@ -228,6 +231,49 @@ cdef class Context:
         self._joined[key] = events
         return list(events)
 
+    def wait_for_event(self, event_type, *, where=None, timeout=None, **fields):
+        """Wait in the middle of the step until an event comes, and return it: `await ctx.wait_for_event(Paid, id=7)`.
+
+        Only this step waits. Its timeout stands still meanwhile. The event goes to every step that waits for it, and
+        also to those that accept it. One that no step accepts, of a type that some step names in `waits=`, is kept
+        until a step waits for it.
+
+        Args:
+            event_type: An event class, or a type name.
+            where: If given, only an event for which `where(event)` is true.
+            timeout: Seconds to wait at most; None waits for as long as it takes.
+            **fields: Only an event whose fields have these values.
+        Raises:
+            TimeoutError: No such event came in time.
+            ValidationError: An argument is wrong, or the call comes from a thread.
+        """
+        self._check()
+        self._used = True
+        return self._run.wait_for_event(self, event_type, where, timeout, fields)
+
+    def request_input(self, prompt, *, schema=None, timeout=None, default=_NO_DEFAULT, metadata=None):
+        """Ask somebody outside and wait for the answer: `await ctx.request_input("Ship it?", schema=bool)`.
+
+        Only this step waits. Its timeout stands still meanwhile. The question is an `InputRequestEvent` on the
+        handler's stream, open until `handler.respond_to_input` answers it; the answer goes to this step alone. A retry
+        of the step gets the same answers again, in the order of its calls.
+
+        Args:
+            prompt: What is asked, for a person to read.
+            schema: The type the answer must have, such as `bool`, `list[int]` or a dataclass; it is converted to it.
+            timeout: Seconds to wait at most; None waits for as long as it takes.
+            default: What is returned when the time is over; without it that is a `TimeoutError`.
+            metadata: What a program needs to ask well, as a dict.
+        Raises:
+            TimeoutError: Nobody answered in time, and there is no default.
+            WorkflowError: Nobody can answer, because this is a plain `run()`.
+            ValidationError: An argument is wrong, or the call comes from a thread.
+        """
+        self._check()
+        self._used = True
+        given = {} if default is _NO_DEFAULT else {"default": default}
+        return self._run.request_input(self, prompt, schema, timeout, metadata, **given)
+
     cdef int _renew(self) noexcept:
         """Make a context that no step has kept as good as new."""
         self._used = False
@@ -235,6 +281,8 @@ cdef class Context:
         self.deadline = INFINITY
         self.attempt = 1
         self._joined = None
+        self.replay = None
+        self.holds = 0
         self.error = None
         self._handling = False
         self._timer = 0

@@ -7,6 +7,7 @@ cdef enum:
     ENDS_RUN = 1
     ASKS = 2
     SHOWN = 3                               # to steps, and to the stream
+    AWAITED = 4                             # to no step, but to those that wait for it in their middle
 
 
 @cython.final
@@ -66,4 +67,4 @@ cdef class Router:
     cdef Route narrow(self, Route route, object event, str origin, object emitter)
     cdef bint lets_through(self, StepInfo step, object event) except -1
     cdef object adapt(self, StepInfo step, object event)
-    cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list)
+    cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list, bint awaited)

@@ -106,6 +106,10 @@ cdef class Router:
         self._by_name[_STOP] = Route(_STOP, ENDS_RUN, ())
         if _ASK not in self._by_name:
             self._by_name[_ASK] = Route(_ASK, ASKS, ())
+        for spec in graph.specs:
+            for event_type in spec.waits_names:
+                if event_type not in self._by_name:
+                    self._by_name[event_type] = Route(event_type, AWAITED, ())
         self._by_class = {}
 
     def lookup(self, event):
@@ -222,8 +226,11 @@ cdef class Router:
             event_type=event_type,
         )
 
-    cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list):
-        """The route of an event that `step` returned; refuses what it did not declare, unless its `on_error` did."""
+    cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list, bint awaited):
+        """The route of an event that `step` returned; refuses what it did not declare, unless its `on_error` did.
+
+        `awaited`: a step waits for this event in its middle, so that no step has to accept it.
+        """
         who = f"{'on_error of ' if rescued else ''}step {step.name!r}"
         cls = type(event)
         try:
@@ -250,6 +257,8 @@ cdef class Router:
                 step=step.name,
                 event_type=event_type,
             )
+        if route is None and awaited:
+            return Route(event_type, AWAITED, ())
         if route is None:
             raise _WorkflowError(
                 f"no step of workflow {self.workflow!r} accepts {event_type!r}, which {who} returned",

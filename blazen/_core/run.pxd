@@ -69,6 +69,12 @@ cdef class RunCore:
         public object nursery
         public object timeout               # seconds, or None
         public object totals
+        public object waits                 # engine.waits.Waits, once a step has waited in its middle
+        public Py_ssize_t waiting           # invocations that wait in their middle, for an answer or an event
+        public bint resting                 # the run's clock stands still: it waits for answers only
+        public double rested_at             # since when
+        public double left                  # seconds that were left to its deadline then
+        uint64_t _deadline_timer            # token of the timer that watches the run's deadline
         public object loop_state
         public double cleanup_grace
         public double started
@@ -84,6 +90,7 @@ cdef class RunCore:
     cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1
     cdef int _enqueue_front(self, StepInfo step, object item, uint64_t seq) except -1
     cdef int _deliver(self, Route route, object event) except -1
+    cdef bint _is_awaited(self, object event) except -1
     cdef int _dispatch(self, StepInfo step, object result, bint rescued) except -1
     cdef int _settle(self, Context ctx, object result, object error) except -1
     cdef int _settle_finished(self) except -1
@@ -113,6 +120,10 @@ cdef class Context:
         bint _waits_aborted                 # has waited since it was aborted
         bint _holds_slot                    # counted in its step's max_concurrency
         readonly object error               # what the last attempt failed with
+        public object replay                # engine.waits.Replay: what it has been answered; or None
+        readonly int holds                  # waits in its middle that are going on
+        double _left                        # seconds that were left to its deadline when the first of them began
+        double _held_at                     # when that was
         dict _joined                        # joins this event completed, for its retries
         Worker _worker
         uint64_t _timer                     # token of the timer that watches the deadline; 0 when none does

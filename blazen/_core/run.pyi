@@ -10,6 +10,7 @@ from blazen._core.stream import EventStream
 from blazen.events import Event, UsageEvent
 
 _E = TypeVar("_E", bound=Event)
+_T = TypeVar("_T")
 
 DRY: int
 YIELD: int
@@ -60,6 +61,11 @@ class RunCore:
     nursery: Any
     timeout: Any
     totals: Any
+    waits: Any
+    waiting: int
+    resting: bool
+    rested_at: float
+    left: float
     loop_state: Any
     cleanup_grace: float
     started: float
@@ -90,6 +96,9 @@ class RunCore:
     def cancel_timer(self, token: int) -> None: ...
     def arm_deadline(self, ctx: Context) -> None: ...
     def arm_run_deadline(self) -> None: ...
+    def disarm_run_deadline(self) -> None: ...
+    def hold_clock(self, ctx: Context) -> None: ...
+    def release_clock(self, ctx: Context) -> None: ...
     def next_deadline(self) -> float: ...
     def due(self) -> list[Any]: ...
     def start(self, event: Event) -> None: ...
@@ -112,6 +121,7 @@ class _Cell(Protocol):
 
 @final
 class Context:
+    replay: Any
     thread_scope: Any
     thread_started: bool
     abandoned: bool
@@ -153,7 +163,47 @@ class Context:
     def collect_events(
         self, event: Event, wanted: Sequence[type[Event] | str], *, key: Hashable = None
     ) -> list[Any] | None: ...
+    @overload
+    async def wait_for_event(
+        self,
+        event_type: type[_E],
+        *,
+        where: Callable[[_E], object] | None = None,
+        timeout: float | None = None,
+        **fields: object,
+    ) -> _E: ...
+    @overload
+    async def wait_for_event(
+        self,
+        event_type: str,
+        *,
+        where: Callable[[Any], object] | None = None,
+        timeout: float | None = None,
+        **fields: object,
+    ) -> Any: ...
+    @overload
+    async def request_input(
+        self,
+        prompt: str,
+        *,
+        schema: type[_T],
+        timeout: float | None = None,
+        default: _T = ...,
+        metadata: dict[str, Any] | None = None,
+    ) -> _T: ...
+    @overload
+    async def request_input(
+        self,
+        prompt: str,
+        *,
+        schema: Any = None,
+        timeout: float | None = None,
+        default: Any = ...,
+        metadata: dict[str, Any] | None = None,
+    ) -> Any: ...
     # For the engine.
+    @property
+    def holds(self) -> int: ...
     @property
     def seq(self) -> int: ...
     @property

@@ -18,7 +18,7 @@ from libc.math cimport INFINITY
 from libc.stdint cimport uint32_t, uint64_t
 
 from blazen._core.queue cimport EventQueue, bz_record, bz_ring_len, bz_ring_peek
-from blazen._core.router cimport ASKS, ENDS_RUN, SHOWN, Route, Router, StepInfo
+from blazen._core.router cimport ASKS, AWAITED, ENDS_RUN, SHOWN, Route, Router, StepInfo
 from blazen._core.state cimport StateStore
 from blazen._core.stream cimport EventStream
 
@@ -181,7 +181,7 @@ cdef class RunCore:
     `blazen.engine.run.Run` extends it with what happens once per run and with the hooks that are called from here:
     `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_waits_aborted`, `on_unwound`, `on_base_exception`, `on_blocked`,
     `on_scope_left_open`, `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`, `pass_counter`,
-    `send`, `post`, `post_to_stream`, `add_usage`, `edit` and `cleanup`.
+    `send`, `post`, `post_to_stream`, `add_usage`, `edit`, `cleanup`, `keep_for_waits`, `wait_for_event` and `request_input`.
     """
 
     def __cinit__(self):
@@ -284,7 +284,37 @@ cdef class RunCore:
         """Watch the run's deadline; done when something waits for the first time."""
         if self.deadline != INFINITY and not self._deadline_armed:
             self._deadline_armed = True
-            self._arm(self.deadline, self)
+            self._deadline_timer = self._arm(self.deadline, self)
+
+    def disarm_run_deadline(self):
+        """Stop watching it: the run's clock stands still."""
+        if self._deadline_armed:
+            self._deadline_armed = False
+            self._disarm(self._deadline_timer)
+
+    def hold_clock(self, Context ctx not None):
+        """An invocation begins to wait in its middle: its clock stands still until `release_clock`."""
+        if ctx.holds == 0:
+            self.waiting += 1
+            ctx._held_at = self._now()
+            ctx._left = ctx.deadline - ctx._held_at
+            ctx.deadline = INFINITY
+            if ctx._timer != 0:
+                self._disarm(ctx._timer)
+                ctx._timer = 0
+        ctx.holds += 1
+
+    def release_clock(self, Context ctx not None):
+        """The wait is over; its clock goes on."""
+        ctx.holds -= 1
+        cdef double now
+        if ctx.holds == 0:
+            self.waiting -= 1
+            now = self._now()
+            ctx.started += now - ctx._held_at
+            if ctx._left != INFINITY:
+                ctx.deadline = now + ctx._left
+                self.arm_deadline(ctx)
 
     def next_deadline(self):
         """The earliest deadline, infinite if there is none."""
@@ -323,6 +353,11 @@ cdef class RunCore:
             route = self.router.find(event)
         except TypeError as exc:
             raise _ValidationError(f"send_event takes an event: {exc}") from None
+        if route is None and self._is_awaited(event):
+            if not self.ending:
+                self._numbered += 1
+                self.waits.offer(event)
+            return
         if route is None:
             sender = "from outside the run" if emitter is None else f"by step {emitter!r}"
             raise _WorkflowError(
@@ -384,6 +419,7 @@ cdef class RunCore:
         cdef StepInfo step
         self._numbered += 1
         cdef uint64_t seq = self._numbered
+        cdef bint taken = self.waits is not None and self.waits.offer(event)
         if route.only is not None:
             return self._enqueue(route.only, event, seq)
         if route.kind == ENDS_RUN:
@@ -393,9 +429,15 @@ cdef class RunCore:
             self.on_ask(event)
         elif route.kind == SHOWN:
             self.on_shown(event)
+        elif route.kind == AWAITED and not taken:
+            self.keep_for_waits(event)
         for step in route.steps:
             self._enqueue(step, event, seq)
         return 0
+
+    cdef bint _is_awaited(self, object event) except -1:
+        """Whether a step waits for this event in its middle."""
+        return self.waits is not None and self.waits.wants(event)
 
     # --- what steps produce
 
@@ -407,15 +449,15 @@ cdef class RunCore:
         if type(result) is step.last_class:
             return self._deliver(step.last_route, result)
         if type(result) is not list:
-            return self._deliver(self.router.route_result(step, result, rescued, False), result)
+            return self._deliver(self.router.route_result(step, result, rescued, False, self._is_awaited(result)), result)
         events = list(<list> result)
         cdef Route route
         cdef Py_ssize_t place
         cdef dict narrowed = None
         for place, event in enumerate(events):
             if type(event) is not step.last_class:
-                route = self.router.route_result(step, event, rescued, True)
-                if self.router.has_guards:
+                route = self.router.route_result(step, event, rescued, True, self._is_awaited(event))
+                if self.router.has_guards or self.waits is not None:
                     narrowed = {} if narrowed is None else narrowed
                     narrowed[place] = route
         for place, event in enumerate(events):

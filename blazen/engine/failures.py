@@ -119,6 +119,17 @@ def idle(run: Run) -> WorkflowError:
     )
 
 
+def stuck(run: Run) -> WorkflowError:
+    """The error of a run whose steps wait in their middle for events that nobody is left to send."""
+    assert run.waits is not None
+    names = ", ".join(sorted({repr(wait.ctx.step_name) for wait in run.waits.open}))
+    return WorkflowError(
+        f"run of workflow {run.router.workflow!r} is idle: step {names} waits for an event, nothing is queued, nothing "
+        "else runs, and nobody can send one to a plain run(): use run_with_handler(), or give the wait a timeout",
+        run_id=run.run_id,
+    )
+
+
 def unanswerable(run: Run, event: InputRequestEvent) -> WorkflowError:
     """The error of a question in a run that nobody can answer."""
     return WorkflowError(

@@ -21,6 +21,7 @@ from blazen._core import stream as stream_core
 from blazen._core.run import Worker
 from blazen.engine import failures
 from blazen.engine.life import State
+from blazen.engine.waits import check_answer
 from blazen.errors import BlazenWarning, CancelledError, ValidationError
 from blazen.events import Event, InputRequestEvent, InputResponseEvent, StreamGap
 
@@ -233,10 +234,11 @@ class RunHandler(Generic[Out]):
         return list(self._run.questions.values())
 
     def respond_to_input(self, request_id: str, response: object) -> None:
-        """Answer an open question.
+        """Answer an open question. A step that asked in its middle goes on with it; else it becomes an event.
 
         Raises:
-            ValidationError: There is no such question, or it has been answered. The run is undisturbed.
+            ValidationError: There is no such question, it has been answered, or the answer does not fit the schema it
+                was asked with. The run is undisturbed, and the question stays open if it was.
         """
         self._check_entered()
         if not isinstance(request_id, str) or request_id not in self._run.questions or self._run.over:
@@ -244,6 +246,12 @@ class RunHandler(Generic[Out]):
                 f"respond_to_input: no open question has the id {request_id!r}; open are "
                 f"{', '.join(map(repr, self._run.questions)) or 'none'}"
             )
+        asked = None if self._run.waits is None else self._run.waits.question(request_id)
+        if asked is not None:
+            value = check_answer(asked.schema, response, request_id)
+            del self._run.questions[request_id]
+            asked.finish(value)
+            return
         answer = InputResponseEvent(request_id=request_id, response=response)
         self._run.check_accepted(answer, None)
         self._run.send(answer, None, None)

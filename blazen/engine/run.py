@@ -27,7 +27,7 @@ from trio.lowlevel import (
 from blazen._core import run as core
 from blazen._core.run import Context, RunCore, Worker
 from blazen._core.stream import EventStream
-from blazen.engine import failures, scopes, threads
+from blazen.engine import failures, scopes, threads, waits
 from blazen.engine.life import NAMES, OVER, Command, Happening, State, follow
 from blazen.engine.loop import LoopState, loop_state
 from blazen.engine.result import RunId, Totals, WorkflowResult
@@ -131,7 +131,7 @@ class Run(RunCore):
     @property
     def state_name(self) -> str:
         """What `handler.state` says."""
-        if self.life is State.RUNNING and self.questions and not (self.busy or self.has_work or self.postponed):
+        if self.life is State.RUNNING and self._waits_only() and (self.questions or self.waiting):
             return "waiting"
         return NAMES[self.life]
 
@@ -342,6 +342,8 @@ class Run(RunCore):
                 return False
             try:
                 if code == core.DRY:
+                    self.rest()
+                    self.look_whether_stuck()
                     if self.is_idle():
                         self.fail(failures.idle(self))
                     elif worker.surplus and self.parked >= _KEPT_WORKERS:
@@ -364,6 +366,35 @@ class Run(RunCore):
     def is_idle(self) -> bool:
         """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
         return not (self.ending or self.busy or self.has_work or self.postponed or self.questions)
+
+    def _waits_only(self) -> bool:
+        """Nothing queued, and nothing running but steps that wait in their middle."""
+        return not (self.ending or self.busy != self.waiting or self.has_work or self.postponed)
+
+    def look_whether_stuck(self) -> None:
+        """Fail a run whose steps wait for what nobody is left to send: there is no handler, and nothing else runs."""
+        if self.waiting and not self.interactive and self._waits_only():
+            assert self.waits is not None
+            if not any(wait.timer for wait in self.waits.open):
+                self.fail(failures.stuck(self))
+
+    def rest(self) -> None:
+        """Stop the run's clock while nothing runs or is queued and a question is open."""
+        if self.questions and self.deadline != _INFINITY and self._waits_only():
+            self.resting = True
+            self.rested_at = self.now()
+            self.left = self.deadline - self.rested_at
+            self.deadline = _INFINITY
+            self.disarm_run_deadline()
+
+    def stir(self) -> None:
+        """Something happens again: the run's clock goes on."""
+        if self.resting:
+            self.resting = False
+            now = self.now()
+            self.started += now - self.rested_at
+            self.deadline = now + self.left
+            self.arm_run_deadline()
 
     async def _wait_for_work(self, worker: Worker) -> None:
         self.arm_run_deadline()
@@ -678,6 +709,7 @@ class Run(RunCore):
             )
         if key is not None and self.sent_keys is not None and key in self.sent_keys:
             return
+        self.stir()
         try:
             self.receive(event, emitter)
         except WorkflowError as exc:
@@ -706,7 +738,7 @@ class Run(RunCore):
         except WorkflowError as exc:
             exc.run_id = self.run_id
             raise
-        if not accepted:
+        if not (accepted or (self.waits is not None and self.waits.wants(event))):
             raise failures.unaccepted(self, event, emitter)
 
     def _send_posted(self, event: Event, key: object, emitter: str | None) -> None:
@@ -778,6 +810,25 @@ class Run(RunCore):
     def cleanup(self, ctx: Context) -> scopes.Cleanup:
         """`ctx.cleanup()`."""
         return scopes.Cleanup(self, ctx, self.cleanup_grace)
+
+    def wait_for_event(self, ctx: Context, *arguments: Any) -> Any:
+        """`ctx.wait_for_event(...)`."""
+        return waits.wait_for_event(self, ctx, *arguments)
+
+    def request_input(self, ctx: Context, *arguments: Any, **default: object) -> Any:
+        """`ctx.request_input(...)`."""
+        return waits.request_input(self, ctx, *arguments, **default)
+
+    def open_waits(self) -> waits.Waits:
+        """The waits of this run; made when a step waits in its middle for the first time."""
+        if self.waits is None:
+            self.waits = waits.Waits()
+        opened: waits.Waits = self.waits
+        return opened
+
+    def keep_for_waits(self, event: Event) -> None:
+        """An event that only waits may take, and none does yet."""
+        self.open_waits().kept.append(event)
 
     def edit(self, ctx: Context, key: str, default: object) -> Edit:
         """`ctx.edit(key)`."""

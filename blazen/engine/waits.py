@@ -1,0 +1,342 @@
+"""Waiting in the middle of a step: for an answer from somebody outside, or for an event.
+
+A wait holds up its step and nothing else. What it gets is noted beside the invocation (`Replay`), so that an attempt
+that begins anew gets the same again, call by call, and nobody is asked twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio.lowlevel import Abort, checkpoint_if_cancelled, current_task, reschedule, wait_task_rescheduled
+
+from blazen.engine import failures
+from blazen.errors import TimeoutError, ValidationError, WorkflowError
+from blazen.events import DynamicEvent, Event, InputRequestEvent, StopEvent, convert
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import trio
+
+    from blazen._core.run import Context
+    from blazen.engine.run import Run
+
+_NOTHING: Any = object()
+
+
+class Replay:
+    """What one invocation has asked and been given, in the order of its calls; its later attempts get it again."""
+
+    __slots__ = ("_attempt", "_calls", "entries")
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+        self._attempt = 0
+        self._calls = 0
+
+    def next_entry(self, attempt: int) -> Entry:
+        """The entry of this call: of an earlier attempt's call with the same number, or a new one."""
+        if attempt != self._attempt:
+            self._attempt, self._calls = attempt, 0
+        if self._calls == len(self.entries):
+            self.entries.append(Entry())
+        self._calls += 1
+        return self.entries[self._calls - 1]
+
+
+class Entry:
+    """One call: the id it asked under, if it asked, and what it was given, once it was."""
+
+    __slots__ = ("request_id", "value")
+
+    def __init__(self, request_id: str | None = None, value: object = _NOTHING) -> None:
+        self.request_id = request_id
+        self.value = value
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is a value."""
+        return self.value is not _NOTHING
+
+
+class Wait:
+    """A call that waits now."""
+
+    __slots__ = ("_value", "ctx", "entry", "matches", "run", "schema", "task", "timer")
+
+    def __init__(self, run: Run, ctx: Context, entry: Entry) -> None:
+        self.run = run
+        self.ctx = ctx
+        self.entry = entry
+        self.matches: Callable[[Event], Event | None] | None = None  # of a wait for an event: the event it gets
+        self.schema: Any = None  # of a question: the type of its answer
+        self.task: trio.lowlevel.Task | None = None
+        self.timer = 0  # its token, if there is a time limit
+        self._value: object = _NOTHING
+
+    async def outcome(self, timeout: float | None) -> object:
+        """Wait. Returns what came, or _NOTHING when the time is over."""
+        run = self.run
+        self.task = current_task()
+        if timeout is not None:
+            self.timer = run.add_timer(run.now() + timeout, self._wake)
+        run.open_waits().open.append(self)
+        run.hold_clock(self.ctx)
+        run.look_whether_stuck()
+        run.rest()
+
+        def abort(_: object) -> Abort:
+            self._end()
+            return Abort.SUCCEEDED
+
+        try:
+            await wait_task_rescheduled(abort)
+        finally:
+            self._end()  # also where the task's coroutine is closed
+        return self._value
+
+    def finish(self, value: object) -> None:
+        """Let the step go on with `value`."""
+        self._value = self.entry.value = value
+        self._wake()
+
+    def _wake(self) -> None:
+        task = self.task
+        assert task is not None
+        self._end()
+        self.run.stir()
+        reschedule(task)
+
+    def _end(self) -> None:
+        """It waits no longer; once it has been woken, nothing else can reach it."""
+        if self.task is None:
+            return
+        self.task = None
+        assert self.run.waits is not None
+        self.run.waits.open.remove(self)
+        self.run.release_clock(self.ctx)
+        if self.timer:
+            self.run.cancel_timer(self.timer)
+
+
+class Waits:
+    """The waits of one run, and events that came before anybody waited for them."""
+
+    __slots__ = ("kept", "open")
+
+    def __init__(self) -> None:
+        self.open: list[Wait] = []
+        self.kept: list[Event] = []
+
+    def wants(self, event: Event) -> bool:
+        """Whether a wait would take this event."""
+        return any(wait.matches is not None and wait.matches(event) is not None for wait in self.open)
+
+    def offer(self, event: Event) -> bool:
+        """Give an event to each wait that it matches. Returns whether there was one."""
+        matched = [(wait, wait.matches(event)) for wait in self.open if wait.matches is not None]
+        taken = [(wait, match) for wait, match in matched if match is not None]
+        for wait, match in taken:
+            wait.finish(match)
+        return bool(taken)
+
+    def take_kept(self, matches: Callable[[Event], Event | None]) -> Event | None:
+        """The oldest kept event that matches; it is kept no longer."""
+        for place, event in enumerate(self.kept):
+            match = matches(event)
+            if match is not None:
+                del self.kept[place]
+                return match
+        return None
+
+    def question(self, request_id: str) -> Wait | None:
+        """The wait that asked under this id."""
+        for wait in self.open:
+            if wait.matches is None and wait.entry.request_id == request_id:
+                return wait
+        return None
+
+
+async def wait_for_event(
+    run: Run, ctx: Context, event_type: object, where: object, timeout: object, fields: dict[str, Any]
+) -> Event:
+    """`ctx.wait_for_event(...)`."""
+    call = f"step {ctx.step_name!r}: wait_for_event"
+    _check_thread(run, call)
+    seconds = _check_timeout(timeout, call)
+    matches = _matcher(run, ctx, event_type, where, fields, call)
+    entry = _entry(ctx)
+    await checkpoint_if_cancelled()
+    if not entry.answered:
+        early = run.open_waits().take_kept(matches)
+        if early is not None:
+            entry.value = early
+    if not entry.answered:
+        wait = Wait(run, ctx, entry)
+        wait.matches = matches
+        if await wait.outcome(seconds) is _NOTHING:
+            raise _timeout(run, ctx, f"an event {_name_of(event_type)!r}", seconds)
+    assert isinstance(entry.value, Event)
+    return entry.value
+
+
+async def request_input(
+    run: Run, ctx: Context, prompt: object, schema: Any, timeout: object, metadata: object, default: object = _NOTHING
+) -> object:
+    """`ctx.request_input(...)`."""
+    call = f"step {ctx.step_name!r}: request_input"
+    _check_thread(run, call)
+    seconds = _check_timeout(timeout, call)
+    if default is not _NOTHING and seconds is None:
+        raise ValidationError(f"{call}: a default is for when the time is over: give a timeout too")
+    if not isinstance(prompt, str):
+        raise ValidationError(f"{call}: prompt must be a str, got {type(prompt).__name__!r}")
+    if metadata is not None and not isinstance(metadata, dict):
+        raise ValidationError(f"{call}: metadata must be a dict or None, got {type(metadata).__name__!r}")
+    check_schema(schema, call)
+    entry = _entry(ctx)
+    if entry.answered:
+        await checkpoint_if_cancelled()
+        return entry.value
+    question = InputRequestEvent(entry.request_id, prompt, metadata)
+    if run.stream is None:
+        raise failures.unanswerable(run, question)
+    await checkpoint_if_cancelled()
+    entry.request_id = question.request_id
+    wait = Wait(run, ctx, entry)
+    wait.schema = schema
+    run.on_ask(question)
+    try:
+        value = await wait.outcome(seconds)
+    finally:
+        run.questions.pop(question.request_id, None)
+    if value is not _NOTHING:
+        return value
+    if default is not _NOTHING:
+        entry.value = default
+        return default
+    raise _timeout(run, ctx, f"an answer to {prompt!r}", seconds)
+
+
+def check_schema(schema: Any, call: str) -> None:
+    """Refuse what cannot be the type of an answer, before anybody is asked."""
+    if schema is None:
+        return
+    import msgspec
+
+    try:
+        msgspec.json.Decoder(schema)
+    except (TypeError, ValueError) as exc:
+        raise ValidationError(f"{call}: schema must be a type that JSON can be checked against: {exc}") from None
+
+
+def check_answer(schema: Any, response: object, request_id: str) -> object:
+    """An answer as the type that was asked for.
+
+    Raises:
+        ValidationError: It does not fit; ``path`` says where.
+    """
+    if schema is None:
+        return response
+    import msgspec
+
+    try:
+        return msgspec.convert(response, schema)
+    except msgspec.ValidationError as exc:
+        _, _, path = str(exc).partition(" - at `")
+        raise ValidationError(
+            f"respond_to_input: the answer to {request_id!r} does not fit what was asked for: {exc}",
+            path=path.rstrip("`") or "$",
+        ) from None
+
+
+def _entry(ctx: Context) -> Entry:
+    if ctx.replay is None:
+        ctx.replay = Replay()
+    replay: Replay = ctx.replay
+    return replay.next_entry(ctx.attempt)
+
+
+def _check_thread(run: Run, call: str) -> None:
+    if not run.on_own_thread():
+        raise ValidationError(
+            f"{call} is called from a thread: from there, use trio.from_thread.run(ctx.{call.rpartition(' ')[2]}, ...)"
+        )
+
+
+def _check_timeout(timeout: object, call: str) -> float | None:
+    from blazen.retry import check_timeout
+
+    return check_timeout(timeout, f"{call}: timeout")
+
+
+def _name_of(event_type: object) -> str:
+    return event_type if isinstance(event_type, str) else str(getattr(event_type, "event_type", event_type))
+
+
+def _matcher(
+    run: Run, ctx: Context, event_type: object, where: object, fields: dict[str, Any], call: str
+) -> Callable[[Event], Event | None]:
+    """A function that gives the event as the step is to get it, or None if it does not match."""
+    if isinstance(event_type, str) and event_type.strip():
+        cls: type[Event] = run.router.known_class(event_type) or DynamicEvent
+    elif isinstance(event_type, type) and issubclass(event_type, Event) and event_type not in (Event, DynamicEvent):
+        cls = event_type
+    else:
+        raise ValidationError(f"{call} takes an event class or a type name, got {event_type!r}")
+    name = _name_of(event_type)
+    if name == StopEvent.event_type:
+        raise ValidationError(f"{call}: a StopEvent ends the run and cannot be waited for")
+    if where is not None and not callable(where):
+        raise ValidationError(f"{call}: where must be a function taking the event, got {where!r}")
+    if cls is not DynamicEvent:
+        unknown = [field for field in fields if field not in cls.__struct_fields__]
+        if unknown:
+            raise ValidationError(f"{call}: {cls.__name__} has no field {unknown[0]!r}")
+    condition: Any = where
+
+    def matches(event: Event) -> Event | None:
+        if event.event_type != name:
+            return None
+        if type(event) is DynamicEvent and cls is not DynamicEvent:
+            try:
+                event = convert(event, cls)
+            except ValidationError as exc:
+                raise WorkflowError(
+                    f"step {ctx.step_name!r} of workflow {run.router.workflow!r} waits for {name!r} and cannot take "
+                    f"the one that came: {exc}",
+                    step=ctx.step_name,
+                    event_type=name,
+                    run_id=run.run_id,
+                ) from exc
+        data = event.data if isinstance(event, DynamicEvent) else None
+        for field, wanted in fields.items():
+            value = getattr(event, field) if data is None else data.get(field, _NOTHING)
+            if value is not wanted and value != wanted:
+                return None
+        if condition is not None:
+            try:
+                if not condition(event):
+                    return None
+            except Exception as exc:
+                raise WorkflowError(
+                    f"where= of wait_for_event in step {ctx.step_name!r} of workflow {run.router.workflow!r} failed on "
+                    f"an event {name!r}: {type(exc).__name__}: {exc}",
+                    step=ctx.step_name,
+                    event_type=name,
+                    run_id=run.run_id,
+                ) from exc
+        return event
+
+    return matches
+
+
+def _timeout(run: Run, ctx: Context, what: str, seconds: float | None) -> TimeoutError:
+    assert seconds is not None
+    return TimeoutError(
+        f"step {ctx.step_name!r} of workflow {run.router.workflow!r} waited {seconds:g} s for {what}, and none came",
+        elapsed_ms=round(seconds * 1000),
+        step=ctx.step_name,
+        run_id=run.run_id,
+    )
