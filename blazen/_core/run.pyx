@@ -341,6 +341,23 @@ cdef class RunCore:
             route = self.router.narrow(route, event, "begins the run", None)
         self._deliver(route, event)
 
+    def start_at(self, StepInfo step not None, event, int attempt=1):
+        """Queue an event for one step, whatever the routes say; a test of that step begins so.
+
+        Args:
+            attempt: The number its first attempt will have.
+        """
+        cdef Context ctx = Context.__new__(Context)
+        ctx._run = self
+        ctx._step = step
+        ctx._event = event if type(event) is step.accept_class else self.router.adapt(step, event)
+        self._numbered += 1
+        ctx.seq = self._numbered
+        ctx.attempt = attempt - 1                # counted up when it is taken, as for a retry
+        ctx.deadline = INFINITY
+        ctx._used = True
+        self._enqueue(step, ctx, ctx.seq)
+
     def receive(self, event, str emitter=None):
         """Queue an event that no step returned: from outside, or sent in the middle of a step.
 

@@ -243,7 +243,7 @@ class Run(RunCore):
                 except BaseException as exc:
                     self._interrupted(exc)
             elif code == core.DRY and self.is_idle():
-                self.fail(failures.idle(self))
+                self.on_idle()
             else:
                 self.alone = False
                 return False
@@ -345,7 +345,7 @@ class Run(RunCore):
                     self.rest()
                     self.look_whether_stuck()
                     if self.is_idle():
-                        self.fail(failures.idle(self))
+                        self.on_idle()
                     elif worker.surplus and self.parked >= _KEPT_WORKERS:
                         return True
                     else:
@@ -395,6 +395,10 @@ class Run(RunCore):
             self.started += now - self.rested_at
             self.deadline = now + self.left
             self.arm_run_deadline()
+
+    def on_idle(self) -> None:
+        """Nothing is left to do, and no StopEvent has come."""
+        self.fail(failures.idle(self))
 
     async def _wait_for_work(self, worker: Worker) -> None:
         self.arm_run_deadline()
