@@ -17,6 +17,9 @@ import pytest
 import trio
 import trio.testing
 
+# The first is blazen's own, which the checkout is not installed for.
+pytest_plugins = ["blazen.testing.plugin", "pytester"]
+
 IN_CI = os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 # No deadline per example: a busy machine would fail tests that are right. Fixtures here hold no state between examples.

@@ -19,7 +19,9 @@ import trio
 from simulation.invariants import faults
 from simulation.ledger import Ledger
 from simulation.plans import Plan, draw
-from simulation.trial import run_plan, seeded_scheduler, trace_of
+from simulation.trial import run_plan, trace_of
+
+from blazen.testing import seeded_scheduler
 
 BLOCK = 100
 SHOWN = 3  # failing seeds of a block that are shown in full

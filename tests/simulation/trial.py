@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import trio
@@ -12,6 +10,7 @@ import trio.testing
 
 from blazen import StepRecord, Workflow
 from blazen.errors import BlazenError, CancelledError, ValidationError
+from blazen.testing import run_in_virtual_time
 from simulation.ledger import Ledger, Passes, Shown
 from simulation.plans import Outside, Plan
 from simulation.steps import OF_CALLER, make_workflow, variable
@@ -20,20 +19,6 @@ from simulation.steps import OF_CALLER, make_workflow, variable
 LONGEST = 10_000.0
 AFTERWARDS = 100.0
 OUTSIDE = "outside"
-
-
-@contextlib.contextmanager
-def seeded_scheduler(seed: int) -> Iterator[None]:
-    """Have trio order the tasks of each pass by dice that begin anew, as its own test_scheduler_determinism.py does."""
-    core: Any = trio._core._run
-    allowed, state = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
-    core._ALLOW_DETERMINISTIC_SCHEDULING = True
-    core._r.seed(seed)
-    try:
-        yield
-    finally:
-        core._ALLOW_DETERMINISTIC_SCHEDULING = allowed
-        core._r.setstate(state)
 
 
 def run_plan(plan: Plan, times: int = 1) -> list[list[Ledger]]:
@@ -49,11 +34,10 @@ def run_plan(plan: Plan, times: int = 1) -> list[list[Ledger]]:
 
 
 def _run_once(plan: Plan, workflow: Workflow[Any], books: list[Ledger]) -> None:
-    clock = trio.testing.MockClock(autojump_threshold=0)
     passes = Passes()
-    with seeded_scheduler(plan.seed), warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trio.run(_main, plan, workflow, books, passes, clock=clock, instruments=[passes])
+        run_in_virtual_time(_main, plan, workflow, books, passes, seed=plan.seed, instruments=[passes])
     # Real time is the machine's business here, and this one is about real time.
     texts = [str(one.message) for one in caught if "held the event loop" not in str(one.message)]
     for ledger in books:

@@ -1,0 +1,82 @@
+"""A schedule that repeats: trio's order of tasks drawn from a seed, and time that takes no time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import trio
+import trio.testing
+
+from blazen.errors import ValidationError
+
+_T = TypeVar("_T")
+
+
+@contextlib.contextmanager
+def seeded_scheduler(seed: int) -> Iterator[None]:
+    """Have trio order the tasks of each pass by dice that begin anew with `seed`; afterwards all is as it was.
+
+    For a `trio.run(...)` inside the block. trio shuffles its tasks on purpose, so that no program relies on an order;
+    this is how trio's own test of deterministic scheduling makes a shuffle repeat.
+
+    Args:
+        seed: Any int. Equal seeds give equal schedules of equal programs.
+    Raises:
+        ValidationError: `seed` is no int.
+    """
+    core: Any = trio._core._run
+    check_seed(seed)
+    allowed, state = core._ALLOW_DETERMINISTIC_SCHEDULING, core._r.getstate()
+    core._ALLOW_DETERMINISTIC_SCHEDULING = True
+    core._r.seed(seed)
+    try:
+        yield
+    finally:
+        core._ALLOW_DETERMINISTIC_SCHEDULING = allowed
+        core._r.setstate(state)
+
+
+def run_in_virtual_time(
+    fn: Callable[..., Awaitable[_T]],
+    *args: object,
+    seed: int = 0,
+    clock: trio.testing.MockClock | None = None,
+    instruments: Sequence[trio.abc.Instrument] = (),
+) -> _T:
+    """Run `fn(*args)` in a trio loop of its own, on a seeded schedule, in virtual time, and return what it returns.
+
+    Time stands still while something runs, and leaps to the next deadline when everything waits: an hour of sleep takes
+    no time, and the same seed gives the same schedule. Work in threads takes real time, over which the clock may leap.
+
+    Args:
+        fn: An async function.
+        *args: Its arguments; for keywords use `functools.partial`.
+        seed: Of the schedule.
+        clock: A clock of your own instead of a new one that leaps.
+        instruments: As of `trio.run`.
+    Raises:
+        ValidationError: A trio loop runs in this thread already, or `seed` is no int.
+    """
+    refuse_inside_trio("run_in_virtual_time")
+    if clock is None:
+        clock = trio.testing.MockClock(autojump_threshold=0)
+    with seeded_scheduler(seed):
+        return trio.run(partial(fn, *args), clock=clock, instruments=instruments)
+
+
+def refuse_inside_trio(call: str) -> None:
+    """Refuse a call that makes a trio loop of its own where one runs."""
+    if trio.lowlevel.in_trio_run():
+        raise ValidationError(
+            f"{call}() makes trio loops of its own and is called inside one: make the test a plain def, without a "
+            "mark that runs it in trio"
+        )
+
+
+def check_seed(seed: object) -> None:
+    """Refuse a seed that is no int."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValidationError(f"a seed is an int, got {seed!r}")
