@@ -10,7 +10,7 @@ import functools
 import sys
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, overload
 
 import msgspec
 
@@ -26,6 +26,12 @@ from blazen.step_options import (
     is_in_class,
     is_sibling,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterator
+    from typing import Protocol, TypeAlias
+
+    from blazen.events import Event
 
 __all__ = ["EventLike", "Retry", "StepSpec", "check_timeout", "make_spec", "show", "spec_of", "step"]
 
@@ -85,7 +91,21 @@ class _Declaration(msgspec.Struct, frozen=True, eq=False):
     hints: Hints
 
 
-_F = TypeVar("_F", bound="Callable[..., Any] | classmethod[Any, Any, Any]")
+if TYPE_CHECKING:
+    # What a step may be, for type checkers; at run time the checks of this module say it, and say it better.
+    class _Listed(Protocol):
+        """A list of events of any kind; `list[Event]` would refuse a `list[Greet]`."""
+
+        def __iter__(self) -> Iterator[Event]: ...
+        def append(self, item: Any, /) -> None: ...
+
+    _Result: TypeAlias = Event | _Listed | None
+    _Handler: TypeAlias = Callable[[Any, Any], _Result | Awaitable[_Result]]
+    # A method of the same class as the step, which is not bound yet where the step is declared.
+    _MethodHandler: TypeAlias = Callable[[Any, Any, Any], _Result | Awaitable[_Result]]
+
+_F = TypeVar("_F", bound="Callable[..., _Result | Awaitable[_Result]] | classmethod[Any, Any, Any]")
+_PlainF = TypeVar("_PlainF", bound="Callable[..., _Result] | classmethod[Any, Any, Any]")
 
 
 @overload
@@ -99,12 +119,26 @@ def step(
     waits: EventLike | Sequence[EventLike] = (),
     timeout: float | None = None,
     retries: int | Retry = 0,
-    on_error: Callable[..., Any] | None = None,
+    on_error: _Handler | _MethodHandler | None = None,
     max_concurrency: int | None = None,
-    run: Literal["inline", "thread"] = "inline",
+    run: Literal["inline"] = "inline",
     subclasses: bool = False,
     when: Callable[[Any], object] | None = None,
 ) -> Callable[[_F], _F]: ...
+@overload
+def step(
+    *,
+    run: Literal["thread"],
+    name: str | None = None,
+    accepts: EventLike | Sequence[EventLike] | None = None,
+    emits: EventLike | Sequence[EventLike] | None = None,
+    waits: EventLike | Sequence[EventLike] = (),
+    timeout: float | None = None,
+    retries: int | Retry = 0,
+    on_error: _Handler | _MethodHandler | None = None,
+    max_concurrency: int | None = None,
+    subclasses: bool = False,
+) -> Callable[[_PlainF], _PlainF]: ...
 def step(
     function: Any = None,
     /,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from blazen._core import router as _router
 from blazen._core import run as _run
@@ -89,7 +89,7 @@ class Workflow(Generic[Out]):
         version: str = "1",
         types: Iterable[type] = (),
         stream_keep: int | None = None,
-        session_policy: str = "pickle_or_error",
+        session_policy: Literal["pickle_or_error", "warn_drop", "hard_error"] = "pickle_or_error",
         cleanup_grace: float = 5.0,
     ) -> None:
         if isinstance(steps, str | bytes) or not isinstance(steps, Iterable):

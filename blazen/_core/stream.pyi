@@ -1,5 +1,5 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Self, final
+from typing import Self, final
 
 from blazen.events import Event
 
@@ -28,10 +28,8 @@ class StreamIterator(AsyncIterator[Event]):
     def __aiter__(self) -> Self: ...
     async def aclose(self) -> None: ...
     def __anext__(self) -> Awaitable[Event]: ...
-    # A reader is the awaitable of its own next event.
-    def __await__(self) -> Self: ...
-    def __iter__(self) -> Self: ...
-    def __next__(self) -> Any: ...
+    # It is the awaitable of its own next event too, and so has __await__, __iter__ and __next__; not said here, because
+    # `for event in handler.stream_events()` is a mistake that a type checker is to find.
 
 def configure(
     gap_type: type[Event],

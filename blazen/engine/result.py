@@ -62,23 +62,28 @@ class WorkflowResult(Generic[Out]):
 
     @property
     def result(self) -> Out:
+        """The `result` of that event, the same object; None if its class has no such field."""
         result: Any = self.event.result
         return result  # type: ignore[no-any-return]
 
     @property
     def run_id(self) -> str:
+        """The run's id, a UUID."""
         return str(self._run_id)
 
     @property
     def total_input_tokens(self) -> int:
+        """Sum over the run's `UsageEvent`s."""
         return 0 if self._totals is None else self._totals.input_tokens
 
     @property
     def total_output_tokens(self) -> int:
+        """Sum over the run's `UsageEvent`s."""
         return 0 if self._totals is None else self._totals.output_tokens
 
     @property
     def total_cost_usd(self) -> float:
+        """Sum over the run's `UsageEvent`s, in US dollars."""
         return 0.0 if self._totals is None else self._totals.cost_usd
 
     def __repr__(self) -> str:

@@ -14,6 +14,7 @@ from blazen import (
     Retry,
     StartEvent,
     StateValue,
+    StepRecord,
     StopEvent,
     UsageEvent,
     Workflow,
@@ -21,6 +22,17 @@ from blazen import (
     step,
 )
 from blazen.errors import BlazenError, CancelledError, TimeoutError, ValidationError, WorkflowError
+from blazen.testing import (
+    Checkpoint,
+    RunOutcome,
+    assert_events,
+    cancel_everywhere,
+    match,
+    run_in_virtual_time,
+    run_seeds,
+    run_step,
+    watch,
+)
 
 
 class Greet(Event):
@@ -113,8 +125,43 @@ async def uses_context(ctx: Context, ev: StartEvent) -> list[Event] | StopEvent 
     return None
 
 
+async def excuse_later(ev: Greet, exc: Exception) -> list[Greet | Cut] | None:
+    return None
+
+
+@step(retries=2, on_error=excuse_later)
+async def with_async_handler(ev: Greet) -> list[Greet]:
+    return [ev]
+
+
+@step(run="thread", on_error=lambda ev, exc: None)
+def with_lambda(ev: Greet) -> None: ...
+
+
+@step(run="thread")
+def without_hint_of_its_result(ctx: Context, ev: Greet):  # type: ignore[no-untyped-def]  # allowed in files less strict
+    return [ev]
+
+
 class Steps:
     """Steps may be methods."""
+
+    def excuse(self, ev: StartEvent, exc: Exception) -> StopEvent:
+        return StopEvent(result=str(exc))
+
+    @step(on_error=excuse)
+    async def excused(self, ev: StartEvent) -> StopEvent:
+        return StopEvent()
+
+    @staticmethod
+    @step
+    async def static(ev: StartEvent) -> StopEvent | None:
+        return None
+
+    @step
+    @classmethod
+    def of_class(cls, ev: StartEvent) -> list[StopEvent]:
+        return [StopEvent()]
 
     @step
     async def ask(self, ev: StartEvent) -> InputRequestEvent:
@@ -125,7 +172,7 @@ class Steps:
         return StopEvent(result=ev.response)
 
 
-async def watch() -> None:
+async def watch_run() -> None:
     steps = Steps()
     workflow: Workflow[str] = Workflow("asks", [steps.ask, steps.answer])
     async with workflow.run_with_handler("go on") as handler:
@@ -172,6 +219,27 @@ async def run() -> None:
 
 def build() -> Workflow[Any]:
     return WorkflowBuilder("greeter").step(parse).step(greet, name="hello").step_timeout(5.0).timeout(30).build()
+
+
+async def test_kit() -> None:
+    outcome = await run_step(greet, Greet(name="Ada"), state={"n": 1}, retries=True)
+    assert_type(outcome.sent, list[Any])
+    assert_type(outcome.usage, list[UsageEvent])
+    assert_type(outcome.state, dict[str, Any])
+    assert_events([*outcome.events, StopEvent(result=1)], [match(StopEvent), StopEvent])
+    async with watch(greeter, name="Ada") as run:
+        assert_type((await run.result()).result, str)
+        assert_type(run.records, list[StepRecord])
+
+
+def test_everywhere(workflow: Workflow[str]) -> None:
+    def check(ended: RunOutcome) -> None:
+        assert_type(ended.how, str)
+        assert_type(ended.event, StopEvent | None)
+
+    assert_type(cancel_everywhere(workflow, {"name": "Ada"}, check=check), list[Checkpoint])
+    assert_type(run_seeds(lambda: workflow, {"name": "Ada"}, seeds=[1, 2]), list[RunOutcome])
+    assert_type(run_in_virtual_time(workflow.run, {"name": "Ada"}).result, str)
 
 
 def events() -> None:
