@@ -1,4 +1,4 @@
-"""Runs every example as a user would, and compares what it prints with `examples/expected/`."""
+"""Each program in examples/ prints exactly what examples/expected/ says, and the tests among them pass."""
 
 from __future__ import annotations
 
@@ -11,27 +11,40 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples"
-SCRIPTS = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-# `make run`; it reports times and sizes, and has tests of its own.
+EXPECTED = sorted((EXAMPLES / "expected").glob("*.txt"))
+# What `make run` runs; it reports times and sizes, and has tests of its own.
 TESTED_ELSEWHERE = {"text_report"}
 
 
-def test_every_example_has_an_expected_output() -> None:
-    expected = {path.stem for path in (EXAMPLES / "expected").glob("*.txt")}
-    assert expected == set(SCRIPTS) - TESTED_ELSEWHERE
-
-
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in TESTED_ELSEWHERE])
-def test_an_example_prints_what_it_promises(name: str, tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / f"{name}.py")],
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=EXAMPLES,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"},
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"},
-        timeout=60,
+        timeout=120,
         check=False,
     )
-    assert done.stderr == ""
-    assert done.returncode == 0
-    assert done.stdout == (EXAMPLES / "expected" / f"{name}.txt").read_text(encoding="utf-8")
+
+
+def test_every_example_has_an_expected_output() -> None:
+    scripts = {path.stem for path in EXAMPLES.glob("*.py") if not path.stem.startswith("test_")}
+    assert {path.stem for path in EXPECTED} == scripts - TESTED_ELSEWHERE
+
+
+@pytest.mark.parametrize("expected", EXPECTED, ids=lambda path: path.stem)
+def test_an_example_prints_what_is_expected_of_it(expected: Path) -> None:
+    done = run(f"{expected.stem}.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == expected.read_text(encoding="utf-8")
+
+
+def test_the_tests_that_a_user_would_write_pass() -> None:
+    done = run(
+        *("-m", "pytest", "-q", "-p", "blazen.testing.plugin", "-p", "no:cacheprovider"),
+        *("-c", os.devnull, "--rootdir", ".", "test_greeter.py"),
+    )
+    assert "8 passed" in done.stdout, done.stdout + done.stderr
