@@ -141,6 +141,14 @@ def test_the_package_imports_no_test_example_or_benchmark(path: Path) -> None:
         assert not is_one_of(module, {"tests", "examples", "benchmarks"}), f"{name_of(path)}:{line} imports {module}"
 
 
+@pytest.mark.parametrize("path", PACKAGE_FILES, ids=name_of)
+def test_the_test_kit_is_imported_by_itself_alone(path: Path) -> None:
+    if path.is_relative_to(ROOT / "blazen" / "testing"):
+        return
+    for module, line, _ in imports_of(path):
+        assert not is_in(module, "blazen.testing"), f"{name_of(path)}:{line} imports {module}"
+
+
 def test_the_reader_of_imports_sees_each_way_of_writing_one() -> None:
     python = "import trio\nfrom . import queue\nfrom ..events import Event\ndef f():\n    from blazen import workflow\n"
     assert list(python_imports(python, "blazen._core")) == [

@@ -21,8 +21,10 @@ from blazen.testing import (
     fail_everywhere,
     run_in_virtual_time,
     run_seeds,
+    scheduling,
     seeded_scheduler,
 )
+from blazen.testing.trial import HANGING_AFTER
 
 
 class Part(Event):
@@ -275,6 +277,24 @@ def test_thread_steps_are_cancelled_too() -> None:
     assert {(c.step, c.line) for c in checkpoints} == {("works", line_of(works, "@step"))}
 
 
+@pytest.mark.parametrize("where", ["thread", "pipe"])
+def test_a_step_that_waits_for_the_real_world_does_not_hang(where: str) -> None:
+    def works_until_time_has_leapt() -> None:
+        while trio.from_thread.run_sync(trio.current_time) < 2 * HANGING_AFTER:
+            pass
+
+    @step
+    async def waits(ev: StartEvent) -> StopEvent:
+        if where == "thread":
+            await trio.to_thread.run_sync(works_until_time_has_leapt, limiter=trio.CapacityLimiter(1))
+        else:
+            process = await trio.run_process(["cat"], stdin=b"text", capture_stdout=True)
+            assert process.stdout == b"text"
+        return StopEvent()
+
+    assert run_seeds(Workflow("w", [waits]), seeds=[1])[0].how == "completed"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -326,7 +346,7 @@ def test_each_call_and_each_wait_of_a_step_raises_in_turn() -> None:
 
     checkpoints = fail_everywhere(with_pool(tidy), check=check)
     assert [(c.what, c.line) for c in checkpoints] == [
-        ("is called", line_of(tidy, "@step")),
+        ("is called", line_of(tidy, "@step")),  # and not where the call is seen
         ("waits", line_of(Pool.take, "sleep(1)")),
         ("waits", line_of(tidy, "sleep(10)")),
         ("waits", line_of(tidy, "checkpoint()")),
@@ -421,7 +441,7 @@ def test_calls_of_thread_steps_and_methods_fail_too_and_timeouts_stay() -> None:
         ("is called", "second"),
         ("waits", "second"),
     ]
-    limited: Workflow[Any] = Workflow("w", [steps.first, steps.second], step_timeout=2.0)
+    limited: Workflow[Any] = Workflow("w", [steps.first, steps.second], step_timeout=2.0)  # kept in the copy that fails
     with pytest.raises(TimeoutError, match=r"'second' .* over its timeout of 2 s"):
         fail_everywhere(limited, steps=["second"])
 
@@ -509,6 +529,29 @@ def test_virtual_time_takes_no_time_and_the_seed_decides_the_order() -> None:
     results = [run_in_virtual_time(main, 10, seed=seed) for seed in (1, 2, 1)]
     assert results[0] == results[2] != results[1]
     assert results[0][1] == 3600.0
+
+
+def test_time_stands_still_while_a_thread_works() -> None:
+    @step(run="thread", timeout=2.0)
+    def works(ev: StartEvent) -> StopEvent:
+        for _ in range(20):
+            trio.from_thread.run(trio.lowlevel.checkpoint)
+        return StopEvent(result=trio.from_thread.run_sync(trio.current_time))
+
+    assert run_seeds(Workflow("w", [works]), seeds=[1])[0].result == 0.0
+
+
+def test_a_thread_that_does_not_stop_holds_time_up_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduling, "LONGEST_THREAD", 0.01)
+
+    @step(run="thread", timeout=2.0)
+    def stuck(ev: StartEvent) -> StopEvent:
+        while trio.from_thread.run_sync(trio.current_time) < 2.0:
+            pass
+        return StopEvent()
+
+    with pytest.raises(TimeoutError, match=r"'stuck' .* over its timeout of 2 s"):
+        run_seeds(Workflow("w", [stuck]), seeds=[1])
 
 
 def test_the_dice_of_programs_and_of_other_loops_are_left_alone() -> None:

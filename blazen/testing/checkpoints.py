@@ -206,7 +206,9 @@ class Saboteur(Prober):
         self.count += 1
         if self.count == self._number:
             file, line = function_place(fn)
-            attempt = next((c.attempt for c in self._run.running(step)), 1)
+            # Of an inline step the worker is not suspended while it is called.
+            called = sorted(self._run.running(step), key=lambda ctx: ctx.worker.suspended)
+            attempt = called[0].attempt if called else 1
             self.reached = Checkpoint(self.count, IS_CALLED, step, attempt, file, line)
             self.error = self._make_error(self.reached)
             raise self.error

@@ -264,9 +264,7 @@ def _with_call_seen(spec: StepSpec, timeout: float, has_timeout: bool, saboteur:
         saboteur.call(name, fn)
         return await fn(*arguments)
 
-    wrapper: Any = seen_async if spec.is_async else seen
-    wrapper.__wrapped__ = fn  # tells where the step stands
-    return msgspec.structs.replace(spec, fn=wrapper)
+    return msgspec.structs.replace(spec, fn=seen_async if spec.is_async else seen)
 
 
 def _leads_to(error: BaseException, fault: BaseException | None) -> bool:

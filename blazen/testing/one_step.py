@@ -213,6 +213,8 @@ def _spec_for(fn: Callable[..., Any], *, timeout: bool, retries: bool, on_error:
         spec = msgspec.structs.replace(spec, retry=Retry(0))
     if not on_error:
         spec = msgspec.structs.replace(spec, on_error=None)
+    if spec.run not in ("inline", "thread"):  # its function is called elsewhere, where nothing can be noted
+        spec = msgspec.structs.replace(spec, run="thread")
     # One after the other: what a step does with the second event may depend on what it did with the first.
     return msgspec.structs.replace(spec, max_concurrency=1)
 

@@ -135,9 +135,9 @@ def _in_trio(test: Callable[..., Any], *, seed: int, autojump: bool) -> Callable
     def run(*arguments: Any, **fixtures: Any) -> None:
         import trio.testing
 
-        from blazen.testing.scheduling import run_in_virtual_time
+        from blazen.testing.scheduling import leaping_clock, run_in_virtual_time
 
-        clock = trio.testing.MockClock(autojump_threshold=0 if autojump else float("inf"))
+        clock = leaping_clock() if autojump else trio.testing.MockClock()
         for fixture in fixtures.values():
             if isinstance(fixture, VirtualTime):
                 fixture._clock = clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -13,6 +14,9 @@ import trio.testing
 from blazen.errors import ValidationError
 
 _T = TypeVar("_T")
+
+# Seconds of real time for which virtual time stands still while something works in a thread.
+LONGEST_THREAD = 1.0
 
 
 @contextlib.contextmanager
@@ -49,7 +53,7 @@ def run_in_virtual_time(
     """Run `fn(*args)` in a trio loop of its own, on a seeded schedule, in virtual time, and return what it returns.
 
     Time stands still while something runs, and leaps to the next deadline when everything waits: an hour of sleep takes
-    no time, and the same seed gives the same schedule. Work in threads takes real time, over which the clock may leap.
+    no time, and the same seed gives the same schedule. Time waits for work in threads, up to a second of real time.
 
     Args:
         fn: An async function.
@@ -62,9 +66,35 @@ def run_in_virtual_time(
     """
     refuse_inside_trio("run_in_virtual_time")
     if clock is None:
-        clock = trio.testing.MockClock(autojump_threshold=0)
+        clock = leaping_clock()
     with seeded_scheduler(seed):
         return trio.run(partial(fn, *args), clock=clock, instruments=instruments)
+
+
+def leaping_clock() -> trio.testing.MockClock:
+    """A clock that leaps to the next deadline when everything waits, and nothing works in a thread.
+
+    trio's own would leap over a thread: its step would be over any timeout at once. A thread that goes on for longer
+    than `LONGEST_THREAD` holds nothing up any more, or a test of one that does not stop would never end.
+    """
+    clock: Any = trio.testing.MockClock(autojump_threshold=0)
+    leap = clock._autojump
+    working_since: float | None = None
+
+    def leap_unless_a_thread_works() -> None:
+        nonlocal working_since
+        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+            working_since = None
+        else:
+            if working_since is None:
+                working_since = time.monotonic()
+            if time.monotonic() - working_since < LONGEST_THREAD:
+                time.sleep(0.0002)  # the loop asks again at once
+                return
+        leap()
+
+    clock._autojump = leap_unless_a_thread_works
+    return clock  # type: ignore[no-any-return]
 
 
 def refuse_inside_trio(call: str) -> None:
