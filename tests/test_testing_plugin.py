@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,13 @@ def test_trio_and_the_engine_are_not_loaded_for_tests_that_do_not_use_them(
     )
     result = pytester.runpytest_subprocess("-p", "blazen.testing.plugin", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=1)
+
+
+def test_an_installed_blazen_brings_the_plugin() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    (entry,) = project["entry-points"]["pytest11"].items()
+    # Under the module's own name, pytest loads it once, also where `pytest_plugins` or -p names it as well.
+    assert entry == (VirtualTime.__module__, VirtualTime.__module__)
 
 
 # This project's own tests use it too, beside the `async def` tests that conftest.py runs.
