@@ -65,7 +65,8 @@ def build_graph(name: str, steps: Sequence[StepSpec], types: Iterable[object] = 
     Raises:
         ValidationError: The name is empty; there are no steps, or two of one name; no step accepts `StartEvent`; two
             classes share a type name, or two typed subclasses of `StartEvent` are mentioned; a step declares that it
-            emits what nobody accepts; by what the steps declare no run can reach a `StopEvent`.
+            emits what nobody accepts; by what the steps declare no run can reach a `StopEvent`; a process step cannot
+            be handed to another process, or what runs them is not installed.
     """
     _check_name(name)
     specs = tuple(steps)
@@ -94,6 +95,10 @@ def build_graph(name: str, steps: Sequence[StepSpec], types: Iterable[object] = 
         )
     _check_emitted_is_accepted(graph)
     _check_stop_can_be_reached(graph)
+    if any(spec.run == "process" for spec in specs):
+        from blazen.process_steps import check_process_steps
+
+        check_process_steps(graph)
     return graph
 
 

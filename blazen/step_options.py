@@ -31,7 +31,7 @@ class StepOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     retry: Retry
     on_error: Callable[..., Any] | None
     max_concurrency: int | None
-    run: Literal["inline", "thread"]
+    run: Literal["inline", "thread", "process"]
     subclasses: bool
     when: Callable[[Any], object] | None
 
@@ -127,16 +127,14 @@ def _check_retries(label: str, given: object) -> Retry:
     return Retry(given, initial=0.0)
 
 
-def _check_run(label: str, function: Callable[..., Any], given: object) -> Literal["inline", "thread"]:
+def _check_run(label: str, function: Callable[..., Any], given: object) -> Literal["inline", "thread", "process"]:
     if given == "inline":
         return "inline"
-    if given == "process":
-        raise ValidationError(f"{label}: run='process' is not available in this version; use run='thread'")
-    if given != "thread":
-        raise ValidationError(f"{label}: run must be 'inline' or 'thread', got {show(given)}")
+    if given != "thread" and given != "process":
+        raise ValidationError(f"{label}: run must be 'inline', 'thread' or 'process', got {show(given)}")
     if function.__code__.co_flags & CO_COROUTINE:
-        raise ValidationError(f"{label}: run='thread' takes a plain def; an async def runs inline")
-    return "thread"
+        raise ValidationError(f"{label}: run={given!r} takes a plain def; an async def runs inline")
+    return "thread" if given == "thread" else "process"
 
 
 def _check_on_error(label: str, function: Callable[..., Any], handler: Any) -> Callable[..., Any] | None:

@@ -74,7 +74,7 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     retry: Retry
     on_error: Callable[..., Any] | None
     max_concurrency: int | None
-    run: Literal["inline", "thread"]
+    run: Literal["inline", "thread", "process"]
     subclasses: bool
     when: Callable[[Any], object] | None
     is_async: bool
@@ -128,7 +128,7 @@ def step(
 @overload
 def step(
     *,
-    run: Literal["thread"],
+    run: Literal["thread", "process"],
     name: str | None = None,
     accepts: EventLike | Sequence[EventLike] | None = None,
     emits: EventLike | Sequence[EventLike] | None = None,
@@ -138,6 +138,7 @@ def step(
     on_error: _Handler | _MethodHandler | None = None,
     max_concurrency: int | None = None,
     subclasses: bool = False,
+    when: Callable[[Any], object] | None = None,
 ) -> Callable[[_PlainF], _PlainF]: ...
 def step(
     function: Any = None,
@@ -151,7 +152,7 @@ def step(
     retries: int | Retry = 0,
     on_error: Callable[..., Any] | None = None,
     max_concurrency: int | None = None,
-    run: Literal["inline", "thread"] = "inline",
+    run: Literal["inline", "thread", "process"] = "inline",
     subclasses: bool = False,
     when: Callable[[Any], object] | None = None,
 ) -> Any:
@@ -173,7 +174,8 @@ def step(
         on_error: ``on_error(event, exception)``, plain or async, called when the attempts are used up; what it
             returns replaces the step's result. In a class it may also be a method of the same class.
         max_concurrency: At most so many invocations at once in one run.
-        run: ``"inline"`` on the event loop, or ``"thread"`` for a plain ``def`` that blocks.
+        run: ``"inline"`` on the event loop; ``"thread"`` for a plain ``def`` that blocks; ``"process"`` for one that
+            computes for long and must be killable: it takes the event alone (extra ``blazen[process]``).
         subclasses: Also take subclasses of the classes in `accepts`; otherwise subclassing does not route.
         when: A guard, ``when(event)``: the step takes only the events for which it is true. Plain, quick and without
             effects: it is called when the event is queued, and also in the thread that sends one from outside.
@@ -262,7 +264,7 @@ def _examine(function: Any, given: dict[str, Any], caller: types.FrameType | Non
 
 def _read(declaration: _Declaration, *, bound: bool) -> Roles:
     options = declaration.options
-    return read_roles(
+    roles = read_roles(
         options.name,
         declaration.hints,
         bound=bound,
@@ -270,6 +272,12 @@ def _read(declaration: _Declaration, *, bound: bool) -> Roles:
         emits=options.emits,
         subclasses=options.subclasses,
     )
+    if options.run == "process" and roles.wants_ctx:
+        raise ValidationError(
+            f"step {options.name!r}: run='process' takes the event alone, since a Context cannot leave its process; "
+            "leave the Context parameter out, or use run='thread'"
+        )
+    return roles
 
 
 def _spec(declaration: _Declaration, target: Callable[..., Any]) -> StepSpec:

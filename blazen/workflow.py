@@ -345,6 +345,10 @@ def _load_engine(graph: Graph) -> None:
     from blazen.engine.calling import unguard_steps
     from blazen.engine.run import Run
 
+    if any(spec.run == "process" for spec in graph.specs):
+        from blazen.engine.processes import load
+
+        load(graph.name)
     unguard_steps(graph)
     _new_run = Run
     _in_trio = in_trio_task

@@ -22,13 +22,16 @@ cdef class StepInfo:
         readonly int index
         readonly double timeout             # seconds; infinite when there is none
         readonly bint has_timeout
-        readonly bint is_simple             # no limit, no tiny timeout, not in a thread
+        readonly bint is_simple             # no limit, no tiny timeout, on the loop
         readonly int limit                  # max_concurrency; 0 when there is none
         readonly bint is_async
         readonly bint wants_ctx
         readonly bint ctx_first
         readonly bint in_thread
         readonly object when                # guard: `when(event)` says whether the step takes it; or None
+
+        readonly bint in_process
+        readonly bint off_loop              # in a thread or a process
         readonly bint is_plain              # an inline `def`: it cannot wait
         object accept_class                 # the one class it accepts exactly, else None
         dict accept_classes                 # type name -> class; None for a type accepted by name

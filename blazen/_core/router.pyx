@@ -52,9 +52,11 @@ cdef class StepInfo:
         self.wants_ctx = spec.wants_ctx
         self.ctx_first = spec.ctx_first
         self.in_thread = spec.run == "thread"
+        self.in_process = spec.run == "process"
+        self.off_loop = self.in_thread or self.in_process
         # Its on_error may be a coroutine function, and then it can wait after all.
-        self.is_plain = not (self.is_async or self.in_thread or spec.on_error is not None)
-        self.is_simple = not (self.limit or self.in_thread or self.timeout < SHORTEST_SIMPLE_TIMEOUT)
+        self.is_plain = not (self.is_async or self.off_loop or spec.on_error is not None)
+        self.is_simple = not (self.limit or self.off_loop or self.timeout < SHORTEST_SIMPLE_TIMEOUT)
         self.accept_classes = {
             (a if isinstance(a, str) else a.event_type): (None if isinstance(a, str) else a) for a in spec.accepts
         }

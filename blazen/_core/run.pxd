@@ -127,7 +127,7 @@ cdef class Context:
         dict _joined                        # joins this event completed, for its retries
         Worker _worker
         uint64_t _timer                     # token of the timer that watches the deadline; 0 when none does
-        public object thread_scope          # cancel scope around a thread step
+        public object thread_scope          # cancel scope around a thread or process step
         public bint thread_started
         public bint abandoned
 

@@ -60,7 +60,7 @@ cdef extern from "bz_clock.h" nogil:
 DRY = 0                                     # nothing to do
 YIELD = 1                                   # it has had the loop for long enough
 SETTLE = 2                                  # outcomes wait for the next pass of the scheduler
-IN_THREAD = 3                               # its step is to run in a thread
+IN_THREAD = 3                               # its step is to run in a thread or a process
 UNWOUND = 4                                 # its step was aborted; the scope it ran in is spent
 ENDED = 5                                   # the run is ending
 NEEDS_NURSERY = 6                           # the next step may need others beside it
@@ -239,7 +239,7 @@ cdef class RunCore:
         self._last_time = now
         if _ticks_work:
             self._last_ticks = bz_ticks()
-        if held > LONGEST_BLOCK and not (ctx._step.is_async or ctx._step.in_thread or ctx._handling):
+        if held > LONGEST_BLOCK and not (ctx._step.is_async or ctx._step.off_loop or ctx._handling):
             self.on_blocked(ctx, held)
         return 0
 
@@ -256,6 +256,12 @@ cdef class RunCore:
     def cancel_timer(self, uint64_t token):
         """Take a timer back; one that was reported or taken back already is left alone."""
         self._disarm(token)
+
+    def restart_clock(self, Context ctx not None):
+        """Let an invocation's time begin now: it has waited for its turn until here."""
+        ctx.started = self._now()
+        if ctx._step.has_timeout:
+            ctx.deadline = ctx.started + ctx._step.timeout
 
     def arm_deadline(self, Context ctx not None):
         """Watch the deadline of an invocation that is about to wait, if it has one."""

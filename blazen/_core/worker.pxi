@@ -59,7 +59,7 @@ cdef class Worker:
             self.run._woken -= 1
 
     def wait_for_thread(self):
-        """Note that the worker waits for its step's thread; others take the work meanwhile."""
+        """Note that the worker waits for its step's thread or process; others take the work meanwhile."""
         cdef RunCore run = self.run
         self.suspended = True
         run._suspended += 1
@@ -67,7 +67,7 @@ cdef class Worker:
             run._need_spare()
 
     def finish_thread(self, result, error):
-        """Take the outcome of a step that ran in a thread."""
+        """Take the outcome of a step that ran in a thread or a process."""
         cdef RunCore run = self.run
         self.suspended = False
         run._suspended -= 1
@@ -442,7 +442,7 @@ cdef class Worker:
         cdef RunCore run = self.run
         return (
             step.wants_ctx
-            or step.in_thread
+            or step.off_loop
             or bz_ring_len(&run._queue._ring) > 0
             or step.timeout != INFINITY
             or run.deadline != INFINITY
@@ -465,7 +465,7 @@ cdef class Worker:
             run._note("started", ctx)
         if self._variables is None:
             self._variables = PyContext_Copy(run._context)
-        if step.in_thread and not ctx._handling:
+        if step.off_loop and not ctx._handling:
             return TAKEN_THREAD
         self._enter()
         if ctx._handling:

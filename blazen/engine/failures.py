@@ -62,6 +62,8 @@ def wrap(run: Run, ctx: Context, error: Exception) -> Exception:
     """The error of a run whose step failed for good."""
     if isinstance(error, TimeoutError) and error.run_id == run.run_id:
         return error  # the engine's own words; what a step raised is a cause, also where blazen made it
+    if isinstance(error, WorkflowError) and error.run_id == run.run_id and error.__traceback__ is None:
+        return error  # likewise, about a worker process: it was made for this run and never raised
     step = ctx.step
     if ctx.handling and error.__context__ is None:
         error.__context__ = ctx.error

@@ -357,11 +357,20 @@ class Run(RunCore):
                 elif code == core.SETTLE:
                     await cancel_shielded_checkpoint()
                 elif code == core.IN_THREAD:
-                    await threads.run_step(self, worker)
+                    await self._run_off_loop(worker)
             except Exception as exc:  # what a thread step returned cannot be dispatched
                 failures.broken_dispatch(self, worker, exc)
             except BaseException as exc:
                 self._interrupted(exc)
+
+    async def _run_off_loop(self, worker: Worker) -> None:
+        assert worker.ctx is not None
+        if worker.ctx.step.in_process:
+            from blazen.engine import processes  # loaded by workflows that need it
+
+            await processes.run_step(self, worker)
+        else:
+            await threads.run_step(self, worker)
 
     def is_idle(self) -> bool:
         """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
@@ -682,7 +691,8 @@ class Run(RunCore):
     @enable_ki_protection
     async def sentinel(self) -> None:
         """See the caller's cancellation at once, also while every step is shielded from it."""
-        with trio.CancelScope() as self._sentinel_scope:
+        assert self._sentinel_scope is not None
+        with self._sentinel_scope:  # made before: a run may be over before this task has its first turn
             try:
                 await trio.sleep_forever()
             except trio.Cancelled:
@@ -692,7 +702,7 @@ class Run(RunCore):
     def start_sentinel(self) -> None:
         """Start the sentinel, once per run."""
         if self._sentinel_scope is None:
-            self._sentinel_scope = trio.CancelScope()  # replaced when the task runs
+            self._sentinel_scope = trio.CancelScope()
             self.nursery.start_soon(self.sentinel, name="blazen sentinel")
 
     def _stop_watching(self) -> None:

@@ -49,6 +49,11 @@ def retried(ev: Greet) -> StopEvent:
     return StopEvent()
 
 
+@step(run=["process"])  # type: ignore[call-overload, untyped-decorator]  # E: No overload variant of "step" matches
+def run_in_a_list(ev: StartEvent) -> StopEvent:
+    return StopEvent()
+
+
 @step(retry=3)  # type: ignore[call-overload, untyped-decorator]  # E: Unexpected keyword argument "retry"
 def misspelt(ev: StartEvent) -> StopEvent:
     return StopEvent()

@@ -71,6 +71,11 @@ async def greet(ev: Greet) -> StopEvent:
     return StopEvent(result=f"Hello, {ev.name}!")
 
 
+@step(run="process", timeout=5.0)
+def weigh(ev: Greet) -> StopEvent:
+    return StopEvent(result=len(ev.name))
+
+
 greeter: Workflow[str] = Workflow("greeter", [parse, greet], timeout=30.0)
 
 
