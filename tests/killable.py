@@ -99,7 +99,7 @@ def hold_the_gil(ev: StartEvent) -> StopEvent:
 @step(run="process")
 def leave_a_program_running(ev: StartEvent) -> StopEvent:
     """Start a program that goes on, with every file that may be inherited."""
-    subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False)
+    subprocess.Popen(["cat", str(Path(ev.folder) / "release")], close_fds=False)
     say(ev.folder)
     while True:
         pass
@@ -114,11 +114,6 @@ def segfault(ev: StartEvent) -> StopEvent:
 @step(run="process")
 def exit_zero(ev: StartEvent) -> StopEvent:
     os._exit(0)
-
-
-@step(run="process")
-def exit_one(ev: StartEvent) -> StopEvent:
-    os._exit(1)
 
 
 @step(run="process")
@@ -365,3 +360,9 @@ def take_no_lock(ev: Holds) -> StopEvent:
 @step(run="process", accepts=["Anything"])
 def take_anything(ev: Event) -> StopEvent:
     return StopEvent()
+
+
+@step(run="process")
+def stand_still(ev: StartEvent) -> StopEvent:
+    while True:
+        pass

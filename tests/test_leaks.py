@@ -41,7 +41,7 @@ check_memory(lambda: kept.append(bytearray(b"x" * (2 * MIB))), warm_up=lambda: N
 
 
 def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(SOURCES), str(SCRIPTS)]
+    paths = [str(SOURCES), str(SCRIPTS), str(SCRIPTS.parent)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONWARNINGS": "error::ResourceWarning"}
     return subprocess.run(
         [sys.executable, *arguments], env=environment, capture_output=True, text=True, timeout=600, check=False
@@ -64,6 +64,14 @@ def test_an_emptied_queue_gives_its_memory_back() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("script", ["many_runs", "many_watched_runs", "many_steps"])
 def test_memory_stays_flat_over(script: str) -> None:
+    done = run_python(str(SCRIPTS / f"{script}.py"))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("script", ["process_steps", "process_killed"])
+def test_process_steps_leave_nothing_behind(script: str) -> None:
+    if os.environ.get("BLAZEN_REQUIRE_ALL") != "1":
+        pytest.importorskip("trio_parallel")
     done = run_python(str(SCRIPTS / f"{script}.py"))
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -25,6 +25,7 @@ NO_EVENTS = "no events"  # name of a type, what holds it ("", "list"), whether i
 NOT_PICKLED = "not pickled"  # what was returned, and why it cannot be pickled
 RAISED = "raised"  # pickled exception or b"", its repr, its traceback as text
 EXITED = "exited"  # repr of the argument of sys.exit()
+READY = "ready"
 NOT_LOADED = "not loaded"  # why the function or the event cannot be loaded
 
 Answer = tuple[object, ...]
@@ -62,8 +63,10 @@ class QuietContext(SpawnContext):
 
 
 def call(job: bytes) -> Answer:
-    """Call a step. Never raises: exceptions of the step are part of the answer."""
+    """Call a step. Never raises: exceptions of the step are part of the answer. No job: only say that it is ready."""
     prepare()
+    if not job:
+        return (READY,)
     try:
         fn, event = pickle.loads(job)
     except BaseException as exc:

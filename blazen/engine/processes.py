@@ -6,6 +6,7 @@ processors. What happens inside one is in `process_worker`.
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import pickle
@@ -25,6 +26,13 @@ if TYPE_CHECKING:
 
 # How many new workers may die before they have taken their event, until it is given up.
 _FRESH_WORKERS = 1
+# Seconds. A worker imports the main script, which may take its time; one that waits there for something never starts.
+_LONGEST_START = 60.0
+_IMPORTS = (
+    "what it printed says why; if the main script starts a run when it is imported, put that under "
+    "`if __name__ == '__main__':`"
+)
+_SystemClock = trio._core._run.SystemClock
 
 
 def load(workflow: str) -> None:
@@ -121,18 +129,39 @@ async def _call(run: Run, ctx: Context) -> process_worker.Answer:
 
     job = _pickle_job(run, ctx)
     async with trio_parallel.current_default_worker_limiter():
-        # Its time begins now. Counted from before, a step would time out because others use the processors.
+        if trio_parallel.default_context_statistics().idle_workers == 0:
+            await _start_worker(run, ctx)
+        # Its time begins now. Counted from before, a step would time out because others use the processors, or because
+        # the one before it has been killed with its worker.
         run.restart_clock(ctx)
         run.arm_deadline(ctx)
         # Idle ones may have been killed by somebody: those do not count.
-        most = trio_parallel.default_context_statistics().idle_workers + _FRESH_WORKERS
-        answer: process_worker.Answer = await trio_parallel.run_sync(
-            process_worker.call,
-            _Offer(job, most),
-            kill_on_cancel=True,
-            limiter=_NoLimit(),
-        )
-        return answer
+        return await _in_worker(job, trio_parallel.default_context_statistics().idle_workers + _FRESH_WORKERS)
+
+
+async def _start_worker(run: Run, ctx: Context) -> None:
+    """Start a worker, which the next call then finds idle: no other task has its turn in between."""
+    import trio_parallel
+
+    real = type(trio.lowlevel.current_clock()) is _SystemClock  # a test's clock may leap over any deadline
+    try:
+        with trio.move_on_after(_LONGEST_START if real else math.inf) as scope:
+            await _in_worker(b"", _FRESH_WORKERS)
+    except trio_parallel.BrokenWorkerError as exc:
+        raise _error(
+            run, ctx, f"a worker process for {{step}} died while it started: {_death(exc)}; {_IMPORTS}"
+        ) from None
+    if scope.cancelled_caught:
+        raise _error(run, ctx, f"a worker process for {{step}} was not ready within {_LONGEST_START:g} s; {_IMPORTS}")
+
+
+async def _in_worker(job: bytes, most: int) -> process_worker.Answer:
+    import trio_parallel
+
+    answer: process_worker.Answer = await trio_parallel.run_sync(
+        process_worker.call, _Offer(job, most), kill_on_cancel=True, limiter=_NoLimit()
+    )
+    return answer
 
 
 def _pickle_job(run: Run, ctx: Context) -> bytes:
@@ -208,36 +237,28 @@ def _without_worker(run: Run, ctx: Context, error: Exception) -> Exception:
     if isinstance(error, WorkflowError) and error.run_id == run.run_id:
         return error.with_traceback(None)
     if isinstance(error, trio_parallel.BrokenWorkerError):
-        process = error.args[-1] if error.args else None
-        return _error(run, ctx, _last_words(getattr(process, "pid", None), getattr(process, "exitcode", None)))
+        return _error(run, ctx, f"the worker process of {{step}} died: {_death(error)}")
     if isinstance(error, _NoWorker):
-        return _error(run, ctx, f"{{step}} got no worker process: a new one died before it took the event; {_IMPORTS}")
+        return _error(run, ctx, "{step} got no worker process: one after the other died before it took the event")
     return _error(run, ctx, f"{{step}} got no worker process: {process_worker.describe(error)}", cause=error)
 
 
-_IMPORTS = (
-    "what it printed says why; if the main script starts a run when it is imported, put that under "
-    "`if __name__ == '__main__':`"
-)
-
-
-def _last_words(pid: int | None, code: int | None) -> str:
-    """How a worker ended that was not told to."""
-    died = f"the worker process of {{step}} (pid {pid}) died: "
-    if code is None:
-        return died + "nothing is known of how"
-    if code < 0:
-        try:
-            name = signal.Signals(-code).name
-        except ValueError:
-            name = "unknown"
-        said = f"killed by signal {-code} ({name})"
-        if -code == signal.SIGKILL:
-            said += "; if nobody killed it, memory ran out, and the kernel's log names it"
-        return died + said
-    if code == 1:
-        return died + f"exit code 1; either it called os._exit(1), or it could not start: {_IMPORTS}"
-    return died + f"exit code {code}, as from os._exit({code})"
+def _death(error: Exception) -> str:
+    """How a worker ended that was not told to; `error` is trio-parallel's."""
+    process = error.args[-1] if error.args else None
+    code: int | None = getattr(process, "exitcode", None)
+    if process is None or code is None:
+        return "nothing is known of how"
+    if code >= 0:
+        return f"exit code {code}, as from os._exit({code}) (process {process.pid})"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "unknown"
+    said = f"killed by signal {-code} ({name}) (process {process.pid})"
+    if -code == signal.SIGKILL:
+        said += "; if nobody killed it, memory ran out, and the kernel's log names it"
+    return said
 
 
 def _error(run: Run, ctx: Context, said: str, *, cause: BaseException | None = None) -> WorkflowError:
