@@ -74,8 +74,11 @@ def _check_reference(where: str, what: str, target: Any) -> None:
 
 def _check_main(where: str) -> None:
     """Check that the main module can be imported again, with which `multiprocessing` begins each worker process."""
+    from multiprocessing import process
+
     path = _main_file()
-    if path is not None and not os.path.exists(path):
+    began_in: str = getattr(process, "ORIGINAL_DIR", None) or ""  # what it takes a relative path against
+    if path is not None and not os.path.exists(os.path.join(began_in, path)):
         raise ValidationError(
             f"{where} has run='process', and a worker process cannot import the main script again, because there is no "
             f"file {path!r}: put the program into a file and run that"

@@ -16,6 +16,7 @@ import re
 import sys
 import traceback
 import types
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,9 +107,16 @@ def test_every_block_runs_and_prints_what_the_page_says(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("__main__")
+    # For worker processes, which import the main script again; those of other tests have imported another one.
+    module.__file__ = str(tmp_path / "page.py")
+    if "trio_parallel" in sys.modules:
+        with warnings.catch_warnings(action="ignore"):
+            sys.modules["trio_parallel"].configure_default_context()
     # Where typing, msgspec and pickle look for the names of a program.
     monkeypatch.setitem(sys.modules, "__main__", module)
-    for example in examples_of(page.read_text(encoding="utf-8")):
+    examples = examples_of(page.read_text(encoding="utf-8"))
+    Path(module.__file__).write_text("\n".join(example.code for example in examples), encoding="utf-8")
+    for example in examples:
         printed = run_example(example, str(page), vars(module))
         if example.output is not None:
             assert printed == example.output, f"{page.name}:{example.line} prints something else"
