@@ -127,8 +127,8 @@ async def run_step(run: Run, worker: Worker) -> None:
 async def _call(run: Run, ctx: Context) -> process_worker.Answer:
     import trio_parallel
 
-    job = _pickle_job(run, ctx)
     async with trio_parallel.current_default_worker_limiter():
+        job = _pickle_job(run, ctx)  # not before: steps that wait for a place must not hold a copy of their event each
         if trio_parallel.default_context_statistics().idle_workers == 0:
             await _start_worker(run, ctx)
         # Its time begins now. Counted from before, a step would time out because others use the processors, or because
