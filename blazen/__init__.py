@@ -36,11 +36,14 @@ from blazen.workflow import Workflow, WorkflowBuilder
 if TYPE_CHECKING:
     from blazen.engine.handler import RunHandler
     from blazen.engine.result import WorkflowResult
+    from blazen.state import BlazenState, CallbackFieldStore
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BlazenError",
+    "BlazenState",
+    "CallbackFieldStore",
     "Context",
     "DynamicEvent",
     "Event",
@@ -73,6 +76,10 @@ def __getattr__(name: str) -> Any:
         from blazen.engine.result import WorkflowResult
 
         return WorkflowResult
+    if name in ("BlazenState", "CallbackFieldStore"):  # dataclasses take longer to import than most programs need them
+        from blazen import state
+
+        return getattr(state, name)
     from blazen import errors
 
     if name in errors.__all__:

@@ -145,6 +145,7 @@ def _check_dict(value: dict[Any, Any], path: str, parents: list[int], name: str)
 
 def _check_other(value: Any, path: str, parents: list[int], name: str) -> None:
     """Check what only `msgspec` knows how to encode: dates, UUIDs, enums, dataclasses and so on."""
+    _check_transient(value, path, name)
     try:
         encoded = msgspec.to_builtins(value)
     except (TypeError, ValueError) as error:
@@ -153,6 +154,27 @@ def _check_other(value: Any, path: str, parents: list[int], name: str) -> None:
             path=path,
         ) from error
     _check(encoded, path, parents, name)
+
+
+def _check_transient(value: Any, path: str, name: str) -> None:
+    """Refuse a `BlazenState` with transient fields, also inside dataclasses: `msgspec` would write them too."""
+    kind = type(value)
+    layout = getattr(kind, "_blazen_layout", None)
+    if layout is not None and layout.transient:
+        raise ValidationError(
+            f"{name}: a {kind.__module__}.{kind.__qualname__} has transient fields, which are never written, at "
+            f"{path}; send the fields that are wanted",
+            path=path,
+        )
+    if hasattr(kind, "__dataclass_fields__"):
+        for field in kind.__dataclass_fields__:
+            _check_transient(getattr(value, field, None), path + _step(field), name)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_transient(item, path + _step(key), name)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for index, item in enumerate(value):
+            _check_transient(item, f"{path}[{index}]", name)
 
 
 def _step(key: Any) -> str:

@@ -19,17 +19,24 @@ cdef class Context:
     def set(self, key, value):
         """Store a value under a key for all steps of the run. Nothing is copied.
 
+        A `BlazenState` is stored field by field, under `key.field`.
+
         Raises:
             ValidationError: The value, or something inside it, cannot be stored; names the key, the path and the type.
+            WorkflowError: The field store of one of its fields could not save it.
         """
         self._check()
-        self._run.state.put(key, value)
+        self._run.state.put(key, value, self)
 
     def get(self, key, default=None):
-        """The value stored under `key`, or `default`."""
+        """The value stored under `key`, or `default`. A `BlazenState` is made anew from its fields.
+
+        Raises:
+            WorkflowError: A field store could not load a field.
+        """
         if self._refused:
             self._check()
-        return self._run.state.fetch(key, default)
+        return self._run.state.fetch(key, default, self)
 
     def set_bytes(self, key, data):
         """Store bytes.
@@ -38,7 +45,7 @@ cdef class Context:
             ValidationError: `data` is not bytes-like.
         """
         self._check()
-        self._run.state.set_bytes(key, data)
+        self._run.state.seen_from(self).set_bytes(key, data)
 
     def get_bytes(self, key):
         """The bytes stored under `key`, or None.
@@ -47,17 +54,17 @@ cdef class Context:
             ValidationError: The key holds something else.
         """
         self._check()
-        return self._run.state.get_bytes(key)
+        return self._run.state.seen_from(self).get_bytes(key)
 
     def set_value(self, key, value):
         """Store a `StateValue`."""
         self._check()
-        self._run.state.set_value(key, value)
+        self._run.state.seen_from(self).set_value(key, value)
 
     def get_value(self, key):
         """What is stored under `key` as a `StateValue`, or None."""
         self._check()
-        return self._run.state.get_value(key)
+        return self._run.state.seen_from(self).get_value(key)
 
     def delete(self, key):
         """Remove a key. Returns whether it was there."""
@@ -90,7 +97,7 @@ cdef class Context:
     def state(self):
         """The shared state as a mapping."""
         self._check()
-        return self._run.state
+        return self._run.state.seen_from(self)
 
     @property
     def session(self):

@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, MutableMapping
 
 cimport cython
-from cpython.dict cimport PyDict_SetItem
+from cpython.dict cimport PyDict_SetItem, PyDict_Size
+from cpython.long cimport PyLong_FromVoidPtr
 from cpython.ref cimport PyObject
 
 from blazen._core.storable cimport StateValue, StorableCheck, bytes_of, json_check, new_state_value
-from blazen._core.storable_types cimport is_storable_leaf, shortened, shown, type_name
+from blazen._core.storable_types cimport is_state, is_storable_leaf, layout_of, shortened, shown, type_name
 
 from blazen._core.storable import ADVICE, JSON_ADVICE
-from blazen._core.storable_types import check_types
+from blazen._core.storable_types import check_types, configure_states
 
 cdef extern from *:
     PyObject *PyDict_GetItemWithError(object mapping, object key) except? NULL
 
-__all__ = ["StateStore", "StateValue", "check_types"]
+__all__ = ["StateStore", "StateValue", "check_types", "configure_states"]
 
 # A cimported class is no attribute of the module by itself.
 globals()["StateValue"] = StateValue
@@ -52,8 +53,15 @@ cdef int _report(StorableCheck check, object key, object value, str lead, str ad
 
 @cython.final
 @cython.freelist(32)
-cdef class Held:
-    """Marks a value stored with `set_value`, so that a `StateValue` given to `set` comes back as one."""
+cdef class Entry:
+    """Stands in the store for a value that is not kept as it came. One class, so that `get` has one type to look for."""
+
+
+cdef Entry value_entry(StateValue value):
+    cdef Entry made = Entry.__new__(Entry)
+    made.kind = AS_VALUE
+    made.value = value
+    return made
 
 
 @cython.final
@@ -72,27 +80,43 @@ cdef class StateStore:
 
     def __cinit__(self, types=frozenset(), events=frozenset()):
         self._values = {}
+        self._states = {}
         # A frozenset has passed `check_types` when the workflow was built; a run must not pay for it again.
         self._types = types if type(types) is frozenset else check_types(types)
         self._events = events if isinstance(events, (set, frozenset)) else frozenset(events)
 
-    cdef int put(self, object key, object value) except -1:
+    cdef StateStore seen_from(self, object ctx):
+        """The same store, for calls that come from the step of `ctx`."""
+        cdef StateStore same = StateStore.__new__(StateStore)
+        same._values = self._values
+        same._states = self._states
+        same._types = self._types
+        same._events = self._events
+        same._ctx = ctx
+        return same
+
+    cdef int put(self, object key, object value, object ctx) except -1:
         """Store `value` under `key`, or raise ValidationError and change nothing."""
         if type(key) is not str or not <str>key:
             _check_key(key)
         if not is_storable_leaf(value):
+            if PyDict_Size(self._states) or is_state(value):
+                return change_one(self, key, value, ctx)
             self._check(key, value, "cannot store")
+        if PyDict_Size(self._states):           # the key may belong to a BlazenState, or hold one
+            return change_one(self, key, value, ctx)
         PyDict_SetItem(self._values, key, value)
         return 0
 
-    cdef object fetch(self, object key, object default):
+    cdef object fetch(self, object key, object default, object ctx):
         """The value under `key`; `default` if there is none."""
         cdef PyObject *found
         if type(key) is str:
             found = PyDict_GetItemWithError(self._values, key)
             if found != NULL:
-                if type(<object>found) is Held:
-                    return (<Held>found).value.value
+                if type(<object>found) is Entry:
+                    held = <object>found            # another thread may replace it while it is read
+                    return read_entry(key, <Entry>held, self._values, ctx)
                 return <object>found
         _check_key(key)
         return default
@@ -103,7 +127,7 @@ cdef class StateStore:
         check._events = self._events
         return _report(check, key, value, lead, ADVICE)
 
-    cdef int _check_held(self, object key, StateValue value, str lead) except -1:
+    cdef int _check_value(self, object key, StateValue value, str lead) except -1:
         if value.kind == "json":
             return _report(json_check(), key, value.value, lead, JSON_ADVICE)
         if value.kind == "value":
@@ -113,21 +137,27 @@ cdef class StateStore:
     def set(self, key, value):
         """Store `value` under `key`, replacing what was there.
 
+        A `BlazenState` is stored field by field, each under ``key.field``.
+
         Raises:
             ValidationError: `key` is no non-empty str, or something in `value` is not storable, refers to itself or is
-                nested deeper than 500 containers; ``path`` says where. The store is as it was.
+                nested deeper than 500 containers; ``path`` says where. Or `key` is that of a transient field, or a
+                field's key is in use for something else. The store is as it was.
+            WorkflowError: A field store could not save a field.
         """
-        self.put(key, value)
+        self.put(key, value, self._ctx)
 
     def get(self, key, default=None):
         """Return the very object stored under `key`, or `default` if there is none.
 
-        A value stored with `set_value` comes back without its `StateValue`.
+        A value stored with `set_value` comes back without its `StateValue`, a `BlazenState` as a new object of its class
+        with the very objects in its fields.
 
         Raises:
             ValidationError: `key` is no non-empty str.
+            WorkflowError: A field store could not load a field.
         """
-        return self.fetch(key, default)
+        return self.fetch(key, default, self._ctx)
 
     def set_bytes(self, key, data):
         """Store raw bytes under `key`.
@@ -138,7 +168,7 @@ cdef class StateStore:
             ValidationError: `key` is no non-empty str, or `data` is something else.
         """
         _check_key(key)
-        PyDict_SetItem(self._values, key, bytes_of(data, f"set_bytes({shown(key)})"))
+        self.put(key, bytes_of(data, f"set_bytes({shown(key)})"), self._ctx)
 
     def get_bytes(self, key):
         """Return the bytes stored under `key`, or None if there is nothing.
@@ -164,7 +194,6 @@ cdef class StateStore:
             ValidationError: `key` is no non-empty str, `value` is no `StateValue`, or what a ``json`` value holds has
                 changed since it was made and is no JSON any more.
         """
-        cdef Held held
         _check_key(key)
         if type(value) is not StateValue:
             from blazen.errors import ValidationError
@@ -172,10 +201,14 @@ cdef class StateStore:
                 f"set_value({shown(key)}) takes a StateValue, not {type_name(type(value))}; "
                 "make one with StateValue.json, .bytes, .native or .native_bytes, or use set"
             )
-        self._check_held(key, value, "cannot store")
-        held = Held.__new__(Held)
-        held.value = value
-        PyDict_SetItem(self._values, key, held)
+        if (<StateValue>value).kind == "value" and is_state((<StateValue>value).value):
+            self.put(key, (<StateValue>value).value, self._ctx)
+            return
+        self._check_value(key, value, "cannot store")
+        if PyDict_Size(self._states):
+            change_one(self, key, value_entry(value), self._ctx)
+        else:
+            PyDict_SetItem(self._values, key, value_entry(value))
 
     def get_value(self, key):
         """Return what is stored under `key` as a `StateValue`, or None if there is nothing.
@@ -190,8 +223,12 @@ cdef class StateStore:
         entry = self._values.get(key, MISSING)
         if entry is MISSING:
             return None
-        if type(entry) is Held:
-            return (<Held>entry).value
+        if type(entry) is Entry:
+            if (<Entry>entry).kind == AS_VALUE:
+                return (<Entry>entry).value
+            entry = read_entry(key, <Entry>entry, self._values, self._ctx)
+            if is_state(entry):
+                return new_state_value("value", entry)
         if type(entry) is StateValue:
             return entry
         if type(entry) is bytes:
@@ -205,6 +242,8 @@ cdef class StateStore:
             ValidationError: `key` is no non-empty str.
         """
         _check_key(key)
+        if PyDict_Size(self._states):
+            return remove_with_fields(self, key, MISSING)
         return self._values.pop(key, MISSING) is not MISSING
 
     def has(self, key):
@@ -222,11 +261,15 @@ cdef class StateStore:
 
     def values(self):
         """Return the values, in the order of `keys`."""
-        return [_inside(entry) for entry in list(self._values.values())]
+        return [value for _, value in self.items()]
 
     def items(self):
         """Return (key, value) pairs, in the order of `keys`."""
-        return [(key, _inside(entry)) for key, entry in list(self._values.items())]
+        cdef dict values = self._values.copy()  # in one go: what it takes to read an entry may change the store
+        return [
+            (key, read_entry(key, <Entry>entry, values, self._ctx) if type(entry) is Entry else entry)
+            for key, entry in values.items()
+        ]
 
     def update(self, other=(), /, **values):
         """Store several values, all of them or, if one is refused, none.
@@ -236,7 +279,9 @@ cdef class StateStore:
             **values: Further values, by name.
         Raises:
             ValidationError: As for `set`.
+            WorkflowError: As for `set`.
         """
+        cdef Change change
         if type(other) is StateStore:
             pairs = list((<StateStore>other)._values.items())
         elif hasattr(other, "keys"):
@@ -244,14 +289,14 @@ cdef class StateStore:
         else:
             pairs = [(key, value) for key, value in other]
         pairs.extend(values.items())
-        for key, entry in pairs:
+        for key, _ in pairs:
             _check_key(key)
-            if type(entry) is Held:
-                self._check_held(key, (<Held>entry).value, "cannot store")
-            elif not is_storable_leaf(entry):
-                self._check(key, entry, "cannot store")
+        change = Change.__new__(Change)
+        change._store = self
+        change._ctx = self._ctx
         for key, entry in pairs:
-            PyDict_SetItem(self._values, key, entry)
+            change.add(key, entry)
+        change.finish()
 
     def setdefault(self, key, default=None):
         """Return the value under `key`; if there is none, store `default` and return it.
@@ -259,10 +304,10 @@ cdef class StateStore:
         Raises:
             ValidationError: As for `set`; `default` is looked at only when it is to be stored.
         """
-        found = self.fetch(key, MISSING)
+        found = self.fetch(key, MISSING, self._ctx)
         if found is not MISSING:
             return found
-        self.put(key, default)
+        self.put(key, default, self._ctx)
         return default
 
     def pop(self, key, default=MISSING, /):
@@ -273,10 +318,17 @@ cdef class StateStore:
             ValidationError: `key` is no non-empty str.
         """
         _check_key(key)
-        entry = self._values.pop(key, default)
-        if entry is MISSING:
-            raise KeyError(key)
-        return _inside(entry)
+        while True:
+            entry = self._values.get(key, MISSING)
+            if entry is MISSING:
+                if default is MISSING:
+                    raise KeyError(key)
+                return default
+            value = entry
+            if type(entry) is Entry:
+                value = read_entry(key, <Entry>entry, self._values, self._ctx)
+            if remove_with_fields(self, key, entry):
+                return value
 
     def popitem(self):
         """Remove the key that was added last and return it with its value.
@@ -284,14 +336,59 @@ cdef class StateStore:
         Raises:
             KeyError: The store is empty.
         """
-        if not self._values:
-            raise KeyError("the store is empty")
-        key, entry = self._values.popitem()
-        return key, _inside(entry)
+        while self._values:
+            key = next(reversed(self._values))
+            value = self.pop(key, MISSING)
+            if value is not MISSING:
+                return key, value
+        raise KeyError("the store is empty")
 
     def clear(self):
         """Remove every key."""
+        self._states.clear()
         self._values.clear()
+
+    def states(self):
+        """Return what is stored as `BlazenState`, in the order of `keys`.
+
+        Returns:
+            For each: its key, its class, the names of the fields it is kept with (those that are deleted included), and
+            those of them that their field store keeps.
+        """
+        found = []
+        for key, entry in self._values.copy().items():
+            if type(entry) is Entry and (<Entry>entry).kind == STATE:
+                layout = (<Entry>entry).layout
+                elsewhere = tuple([name for name in (<Entry>entry).names if name in layout.store_by])
+                found.append((key, layout.cls, (<Entry>entry).names, elsewhere))
+        return found
+
+    def mark_state(self, str key not None, layout, tuple names not None, tuple elsewhere not None):
+        """Make `key` that of a state again, as `states` told; its fields are to be set after that.
+
+        Args:
+            layout: Of its class.
+            names: Of its fields.
+            elsewhere: Those of them that their field store has.
+        Raises:
+            ValidationError: `key` is empty, or the key of a field holds something else.
+        """
+        cdef Change change = Change.__new__(Change)
+        cdef Entry entry = Entry.__new__(Entry)
+        _check_key(key)
+        entry.kind = STATE
+        entry.layout = layout
+        entry.names = names
+        change._store = self
+        change._writes = [(key, {key: entry})]
+        change._saves = []
+        for name in elsewhere:
+            entry = Entry.__new__(Entry)
+            entry.kind = ELSEWHERE
+            entry.layout = layout
+            entry.field = name
+            change._writes[0][1][f"{key}.{name}"] = entry
+        change.finish()
 
     def check_all(self):
         """Check every value again, to its full depth: a container may have changed since it was set.
@@ -300,19 +397,20 @@ cdef class StateStore:
             ValidationError: A value is no longer storable; the message names its key, ``path`` the place inside it.
         """
         for key, entry in self._values.copy().items():  # a copy in one go: other threads may set keys meanwhile
-            if type(entry) is Held:
-                self._check_held(key, (<Held>entry).value, "no longer storable:")
+            if type(entry) is Entry:
+                if (<Entry>entry).kind == AS_VALUE:
+                    self._check_value(key, (<Entry>entry).value, "no longer storable:")
             elif not is_storable_leaf(entry):
                 self._check(key, entry, "no longer storable:")
 
     def __getitem__(self, key):
-        found = self.fetch(key, MISSING)
+        found = self.fetch(key, MISSING, self._ctx)
         if found is MISSING:
             raise KeyError(key)
         return found
 
     def __setitem__(self, key, value):
-        self.put(key, value)
+        self.put(key, value, self._ctx)
 
     def __delitem__(self, key):
         if not self.delete(key):
@@ -336,8 +434,6 @@ cdef class StateStore:
         return f"<StateStore with keys {self.keys()!r}>"
 
 
-cdef inline object _inside(object entry):
-    return (<Held>entry).value.value if type(entry) is Held else entry
-
+include "typed_state.pxi"
 
 MutableMapping.register(StateStore)

@@ -30,6 +30,7 @@ cdef class StorableCheck:
     cdef int _json_leaf(self, object value) except -1
     cdef int _refuse(self, str problem) except -1
     cdef int _refuse_depth(self, object value) except -1
+    cdef tuple _names_of_state(self, object value)
     cdef tuple _names(self, object cls)
 
 

@@ -15,7 +15,8 @@ from cpython.ref cimport PyObject
 from libc.math cimport isfinite
 
 from blazen._core.storable_types cimport (
-    field_names, is_among, is_builtin_container, is_event_class, is_plain, leaf_problem, shortened, shown, type_name
+    field_names, is_among, is_builtin_container, is_event_class, is_plain, is_state, layout_of, leaf_problem, shortened,
+    shown, type_name
 )
 
 cdef extern from *:
@@ -78,6 +79,10 @@ cdef class StorableCheck:
             if type(value) is StateValue:
                 if (<StateValue>value).kind != "json" and (<StateValue>value).kind != "value":
                     return 0
+            elif is_state(value):
+                names = self._names_of_state(value)
+                if names is None:
+                    return REFUSED
             else:
                 if not is_among(type(value), self._types) and not is_event_class(type(value), self._events):
                     problem = leaf_problem(value)
@@ -241,6 +246,17 @@ cdef class StorableCheck:
                 return 0
             return self._refuse(f"is the float {value!r}, which JSON does not have")
         return self._refuse(f"is of type {type_name(type(value))}, which JSON does not have")
+
+    cdef tuple _names_of_state(self, object value):
+        """The names of what a `BlazenState` inside another value is written with; None if it is refused."""
+        layout = layout_of(type(value))
+        if layout.store_by:
+            self._refuse(
+                f"is a {type_name(type(value))}, whose field {next(iter(layout.store_by))!r} has a field store, "
+                "which needs a key: store it under a key of its own, not inside another value"
+            )
+            return None
+        return layout.set_names(value)
 
     cdef tuple _names(self, object cls):
         """The names of the fields of a dataclass, msgspec Struct or pydantic model."""

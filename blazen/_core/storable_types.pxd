@@ -25,6 +25,8 @@ cdef inline bint is_builtin_container(object value) noexcept:
 
 cdef bint is_storable_leaf(object value) except -1     # needs no walk; False says nothing yet
 cdef str leaf_problem(object value)                     # None: storable
+cdef bint is_state(object value) noexcept               # a BlazenState
+cdef object layout_of(object cls)                       # what blazen.state knows of a BlazenState class
 cdef tuple field_names(object cls)                      # None: `cls` declares no fields
 cdef bint is_among(object cls, object classes) except -1
 cdef bint is_event_class(object cls, object events) except -1

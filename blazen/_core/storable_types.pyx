@@ -37,7 +37,7 @@ cdef enum:
     LEAF_NAMED_ZONE = 3                     # can be found again only by its `key`
     LEAF_WITH_ZONE = 4                      # carries a `tzinfo`
 
-__all__ = ["check_types"]
+__all__ = ["check_types", "configure_states"]
 
 cdef tuple LEAF_TYPES = (
     ("datetime", "date", LEAF_PLAIN),
@@ -56,6 +56,24 @@ cdef object numpy_generic = None
 cdef bz_getter dtype_getter = NULL          # what `ndarray.dtype` calls, without the attribute lookup
 cdef void *dtype_closure = NULL
 cdef object good_dtype = None               # the dtype last found storable; most arrays share one
+
+cdef object state_base = None               # BlazenState, once a program has asked for it
+cdef object find_layout = None
+
+
+def configure_states(base, layout_of):
+    """Hand over `BlazenState` and what tells how the instances of a subclass are stored."""
+    global state_base, find_layout
+    find_layout = layout_of
+    state_base = base
+
+
+cdef bint is_state(object value) noexcept:
+    return state_base is not None and PyType_IsSubtype(Py_TYPE(value), <PyTypeObject *>state_base)
+
+
+cdef object layout_of(object cls):
+    return find_layout(cls)
 
 
 cdef inline bint _derives(object cls, object base) noexcept:
@@ -237,7 +255,7 @@ def check_types(types):
     """Return the classes of `Workflow(types=[...])` as a frozenset.
 
     Args:
-        types: Dataclasses, msgspec Structs and pydantic models.
+        types: Dataclasses, msgspec Structs, pydantic models and subclasses of `BlazenState`.
     Raises:
         ValidationError: `types` is no collection of classes, or one of them is something else.
     """
@@ -256,11 +274,14 @@ def check_types(types):
         if not isinstance(cls, type):
             raise ValidationError(f"{where} is {cls!r}, which is no class; name the class itself", path=f"$[{index}]")
         name = type_name(cls)
+        if state_base is not None and _derives(cls, state_base):
+            layout_of(cls)                  # what is wrong with its fields is said now
+            continue
         if field_names(cls) is None:
             raise ValidationError(
                 f"{where} is {name}, which is no dataclass, msgspec Struct or pydantic model: its fields are unknown, "
-                "so it could not be written and read again. Make it one, keep its objects in ctx.session, "
-                "or wrap them in StateValue.native",
+                "so it could not be written and read again. Make it one or a BlazenState, keep its objects in "
+                "ctx.session, or wrap them in StateValue.native",
                 path=f"$[{index}]",
             )
         for base in cls.__mro__:

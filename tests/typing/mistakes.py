@@ -8,7 +8,18 @@ test_typing.py takes these away and looks for the words after `E:`.
 
 from __future__ import annotations
 
-from blazen import Context, Event, Retry, StartEvent, StopEvent, UsageEvent, Workflow, step
+from blazen import (
+    BlazenState,
+    CallbackFieldStore,
+    Context,
+    Event,
+    Retry,
+    StartEvent,
+    StopEvent,
+    UsageEvent,
+    Workflow,
+    step,
+)
 from blazen.testing import assert_events, cancel_everywhere, run_seeds, run_step, run_step_sync
 
 
@@ -22,6 +33,19 @@ Greet(name=5)  # type: ignore[arg-type]  # E: Argument "name" to "Greet" has inc
 Greet(name="Ada", age=5)  # type: ignore[call-arg]  # E: Unexpected keyword argument "age"
 greet.name = "Bob"  # type: ignore[misc]  # E: Property "name" defined in "Greet" is read-only
 greet.age  # type: ignore[attr-defined]  # E: "Greet" has no attribute "age"
+
+
+class Counter(BlazenState):
+    count: int = 0
+    label: str = ""
+
+
+counter = Counter(1)
+Counter("1")  # type: ignore[arg-type]  # E: Argument 1 to "Counter" has incompatible type "str"
+Counter(cuont=1)  # type: ignore[call-arg]  # E: Unexpected keyword argument "cuont"
+counter.count = "1"  # type: ignore[assignment]  # E: variable has type "int"
+counter.cuont  # type: ignore[attr-defined]  # E: "Counter" has no attribute "cuont"
+CallbackFieldStore(print)  # type: ignore[call-arg]  # E: Missing positional argument "load_fn"
 
 
 @step(timeout="5")  # type: ignore[call-overload, untyped-decorator]  # E: No overload variant of "step" matches

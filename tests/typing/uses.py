@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import field
 from typing import Any, assert_type
 
 from blazen import (
+    BlazenState,
+    CallbackFieldStore,
     Context,
     DynamicEvent,
     Event,
@@ -103,6 +106,54 @@ async def by_name(ctx: Context, ev: DynamicEvent) -> Event | None:
     both = ctx.collect_events(ev, ["left", "right"])
     assert_type(both, list[Any] | None)
     return StopEvent(result=ev.data)
+
+
+class Files:
+    """A field store."""
+
+    def save(self, key: str, value: list[float], ctx: Context) -> None:
+        ctx.session[key] = value
+
+    def load(self, key: str, ctx: Context) -> Any:
+        return ctx.session[key]
+
+
+class Import(BlazenState):
+    path: str
+    rows: int = 0
+    errors: list[str] = []
+    connection: object = None
+    vectors: list[float] = field(default_factory=list)
+
+    class Meta:
+        transient = {"connection"}
+        store_by = {"vectors": Files()}
+
+    def restore(self) -> None:
+        self.connection = object()
+
+
+kept: dict[str, Any] = {}
+
+
+class Longer(Import):
+    label: str = ""
+
+    class Meta:
+        store_by = {"errors": CallbackFieldStore(save_fn=kept.__setitem__, load_fn=kept.__getitem__)}
+
+
+@step
+async def uses_typed_state(ctx: Context, ev: StartEvent) -> StopEvent:
+    ctx.set("import", Import("a.csv", rows=2))
+    ctx.set("import.rows", 3)
+    job: Import = ctx.get("import")
+    assert_type(job.rows, int)
+    assert_type(job.errors, list[str])
+    assert_type(job.state_type, str)
+    assert_type(Import.state_type, str)
+    assert_type(Longer("b.csv", label="b"), Longer)
+    return StopEvent(result=job == Import("a.csv", 3))
 
 
 @step
