@@ -22,6 +22,7 @@ from blazen.events import (
     start_event,
 )
 from blazen.graph import Graph, build_graph
+from blazen.session import SESSION_POLICIES
 from blazen.steps import check_timeout, make_spec, show, spec_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ _router.configure(Event, DynamicEvent, convert, WorkflowError)
 
 Out = TypeVar("Out")
 
-_SESSION_POLICIES = ("pickle_or_error", "warn_drop", "hard_error")
 _LONGEST_STREAM = 2**31
 # What every workflow may store, besides the classes its steps mention.
 _KNOWN_EVENTS: frozenset[type[Event]] = frozenset(
@@ -54,9 +54,10 @@ class Workflow(Generic[Out]):
         timeout: Seconds a run may take, or None.
         step_timeout: Seconds each attempt of a step may take that names no `timeout` of its own, or None.
         version: Compared when a snapshot of a run is resumed.
-        types: Classes of your own whose instances may be stored with `ctx.set`: dataclasses, msgspec, pydantic.
+        types: Classes of your own whose instances may be stored with `ctx.set`: dataclasses, msgspec, pydantic. And
+            `BlazenState` classes defined inside a function, which cannot be found again otherwise.
         stream_keep: How many events a handler's stream keeps for late readers; None keeps all until the block is left.
-        session_policy: What a snapshot does about `ctx.session`.
+        session_policy: What a snapshot does about `ctx.session`: `"pickle_or_error"`, `"warn_drop"`, `"hard_error"`.
         cleanup_grace: Seconds that `ctx.cleanup()` and threads that were told to stop have.
     Raises:
         ValidationError: Something is wrong with a step, with how the steps fit together, or with an argument; the
@@ -129,9 +130,9 @@ class Workflow(Generic[Out]):
         self._cleanup_grace = _check_grace(cleanup_grace, where)
         if not isinstance(version, str) or not version:
             raise ValidationError(f"{where} version must be a non-empty str, got {show(version)}")
-        if session_policy not in _SESSION_POLICIES:
+        if session_policy not in SESSION_POLICIES:
             raise ValidationError(
-                f"{where} session_policy must be one of {', '.join(_SESSION_POLICIES)}, got {show(session_policy)}"
+                f"{where} session_policy must be one of {', '.join(SESSION_POLICIES)}, got {show(session_policy)}"
             )
         if stream_keep is not None and (
             isinstance(stream_keep, bool) or not isinstance(stream_keep, int) or not 0 < stream_keep < _LONGEST_STREAM
