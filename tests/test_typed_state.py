@@ -736,6 +736,14 @@ def test_an_update_stores_states_and_fields_in_order_all_or_nothing(store: State
         assert store.items() == before
 
 
+def test_an_update_sees_what_it_has_replaced_so_far(store: StateStore) -> None:
+    store.set("job", Job("a", child=Counter(1)))
+    store.update([("job", 5), ("job.child.cache", "mine"), ("job.child", 6)])
+    assert store.items() == [("job", 5), ("job.child.cache", "mine"), ("job.child", 6)]
+    with pytest.raises(ValidationError, match=r"the key 'job\.child\.cache' of its field 'cache' holds something else"):
+        store.update([("job.child", Counter()), ("other", 1)])
+
+
 def test_an_update_from_another_store_takes_states_over(store: StateStore) -> None:
     files = Files()
     large = large_class(files)

@@ -35,11 +35,14 @@ cdef class Change:
         StateStore _store
         object _ctx
         list _writes                        # (key, what it and the keys below it become), in the order of the calls
+        dict _values                        # the store after what has been noted, if that may be several calls
+        dict _states
         list _saves                         # (layout, field, key, value), for field stores
         dict _seen                          # address of a BlazenState -> (it, the key it goes to)
     cdef int add(self, object key, object value) except -1
     cdef int finish(self) except -1
+    cdef bint _add_field(self, str key, object value, dict entries) except -1
     cdef Entry _owner(self, str key)
     cdef int _gather(self, str key, object value, dict entries) except -1
     cdef int _gather_state(self, str key, object state, dict entries) except -1
-    cdef int _apply(self, bint dry) except -1
+    cdef int _apply(self, dict values, dict states) except -1

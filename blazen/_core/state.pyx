@@ -294,6 +294,9 @@ cdef class StateStore:
         change = Change.__new__(Change)
         change._store = self
         change._ctx = self._ctx
+        if PyDict_Size(self._states) or any([is_state(entry) or type(entry) is Entry for _, entry in pairs]):
+            change._values = self._values.copy()
+            change._states = self._states.copy()
         for key, entry in pairs:
             change.add(key, entry)
         change.finish()

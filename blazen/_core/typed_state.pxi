@@ -84,40 +84,45 @@ cdef class Change:
     cdef int add(self, object key, object value) except -1:
         """Note that `key` becomes `value`, which may be an Entry of another store; ValidationError if it cannot."""
         cdef dict entries = {}
-        cdef Entry owner = self._owner(key)
         self._seen = {}
         if self._writes is None:
             self._writes = []
             self._saves = []
-        if owner is not None:
-            field = (<str>key).rpartition(".")[2]
-            if field in owner.layout.transient:
-                from blazen.errors import ValidationError
-                raise ValidationError(
-                    f"cannot store {shown(key)}: {field!r} is a transient field of {type_name(owner.layout.cls)}, "
-                    "and those are never stored"
-                )
-            if field in owner.layout.store_by:
-                if type(value) is Entry and (<Entry>value).kind == ELSEWHERE:
-                    entries[key] = value
-                elif type(value) is Entry:
-                    from blazen.errors import ValidationError
-                    raise ValidationError(
-                        f"cannot store {shown(key)}: the field {field!r} of {type_name(owner.layout.cls)} has a field "
-                        "store, which takes the value itself; use set"
-                    )
-                else:
-                    self._note_save(owner.layout, field, key, value, entries)
-                self._writes.append((key, entries))
-                return 0
-        if type(value) is not Entry:
-            self._gather(key, value, entries)
-        else:
-            if (<Entry>value).kind == AS_VALUE:
-                self._store._check_value(key, (<Entry>value).value, "cannot store")
-            entries[key] = value
+        if not self._add_field(key, value, entries):
+            if type(value) is not Entry:
+                self._gather(key, value, entries)
+            else:
+                if (<Entry>value).kind == AS_VALUE:
+                    self._store._check_value(key, (<Entry>value).value, "cannot store")
+                entries[key] = value
         self._writes.append((key, entries))
+        if self._values is not None:
+            write(key, entries, self._values, self._states, [])
         return 0
+
+    cdef bint _add_field(self, str key, object value, dict entries) except -1:
+        """Note a value for a field that is transient or has a field store; False if `key` is none such."""
+        cdef Entry owner = self._owner(key)
+        if owner is None:
+            return False
+        field = key.rpartition(".")[2]
+        if field in owner.layout.transient:
+            problem = f"{field!r} is a transient field of {type_name(owner.layout.cls)}, and those are never stored"
+        elif field not in owner.layout.store_by:
+            return False
+        elif type(value) is not Entry:
+            self._note_save(owner.layout, field, key, value, entries)
+            return True
+        elif (<Entry>value).kind == ELSEWHERE:
+            entries[key] = value
+            return True
+        else:
+            problem = (
+                f"the field {field!r} of {type_name(owner.layout.cls)} has a field store, which takes the value itself; "
+                "use set"
+            )
+        from blazen.errors import ValidationError
+        raise ValidationError(f"cannot store {shown(key)}: {problem}")
 
     cdef Entry _owner(self, str key):
         """The state that `key` is a field of, as it will be after what has been noted so far."""
@@ -125,10 +130,7 @@ cdef class Change:
         if "." not in key:
             return None
         above, _, field = key.rpartition(".")
-        entry = self._store._values.get(above)
-        if self._writes is not None:
-            for _, entries in self._writes:
-                entry = entries.get(above, entry)
+        entry = (self._store._values if self._values is None else self._values).get(above)
         if type(entry) is not Entry or (<Entry>entry).kind != STATE:
             return None
         if field in (<Entry>entry).names or field in (<Entry>entry).layout.transient:
@@ -201,39 +203,43 @@ cdef class Change:
         """Write what was noted, or raise ValidationError or WorkflowError and change nothing."""
         if self._writes is None:
             return 0
-        if self._saves or len(self._writes) > 1:
-            self._apply(True)                   # what is refused is refused before a field store writes anything
+        if self._saves or self._values is not None:
+            # What is refused is refused before a field store writes anything, or the first of several is written.
+            self._apply(self._store._values.copy(), self._store._states.copy())
         for layout, field, key, value in self._saves:
             layout.save(field, key, value, self._ctx)
-        self._apply(False)
+        self._apply(self._store._values, self._store._states)
         return 0
 
-    cdef int _apply(self, bint dry) except -1:
-        cdef dict values = self._store._values
-        cdef dict states = self._store._states
-        cdef dict entries, gone
+    cdef int _apply(self, dict values, dict states) except -1:
         cdef list replaced = []                 # held until all is written: a `__del__` may look into the store
-        if dry:
-            values = values.copy()
-            states = states.copy()
         for key, entries in self._writes:
-            gone = {}
-            before = values.get(key)
-            if type(before) is Entry and (<Entry>before).kind == STATE:
-                note_fields(key, <Entry>before, values, gone)
-            refuse_taken(key, entries, values, gone)
-            for place in gone:
-                if place not in entries:
-                    replaced.append(values.pop(place))
-                    states.pop(place, None)
-            for place, entry in entries.items():
-                replaced.append(values.get(place))
-                PyDict_SetItem(values, place, entry)
-                if type(entry) is Entry and (<Entry>entry).kind == STATE:
-                    PyDict_SetItem(states, place, None)
-                else:
-                    states.pop(place, None)
+            write(key, entries, values, states, replaced)
         return 0
+
+
+cdef int write(str key, dict entries, dict values, dict states, list replaced) except -1:
+    """Put `entries`, which are `key` and what is below it, in the place of what is there; or raise, and change nothing.
+
+    Runs no code of users as long as the caller keeps `replaced`.
+    """
+    cdef dict gone = {}
+    before = values.get(key)
+    if type(before) is Entry and (<Entry>before).kind == STATE:
+        note_fields(key, <Entry>before, values, gone)
+    refuse_taken(key, entries, values, gone)
+    for place in gone:
+        if place not in entries:
+            replaced.append(values.pop(place))
+            states.pop(place, None)
+    for place, entry in entries.items():
+        replaced.append(values.get(place))
+        PyDict_SetItem(values, place, entry)
+        if type(entry) is Entry and (<Entry>entry).kind == STATE:
+            PyDict_SetItem(states, place, None)
+        else:
+            states.pop(place, None)
+    return 0
 
 
 cdef int refuse_taken(str key, dict entries, dict values, dict gone) except -1:
