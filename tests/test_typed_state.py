@@ -786,10 +786,19 @@ def test_what_is_replaced_is_released_when_the_store_is_whole_again(store: State
         def __del__(self) -> None:
             found.append((store.keys(), store.get("job")))
 
-    store.set("job", Job("a", child=Counter()))
-    store.set_value("job.name", StateValue.native(Looks()))
+    def job() -> None:
+        store.set("job", Job("a", child=Counter()))
+        store.set_value("job.name", StateValue.native(Looks()))
+
+    job()
     store.set("job", Counter(7))
-    assert found == [(["job", "job.count"], Counter(7))]
+    assert found.pop() == (["job", "job.count"], Counter(7))
+    job()
+    store.update({"job": Counter(7), "more": 1})
+    assert found.pop() == (["job", "job.count", "more"], Counter(7))
+    job()
+    store.delete("job")
+    assert found.pop() == (["more"], None)
 
 
 def test_threads_may_share_a_state() -> None:
