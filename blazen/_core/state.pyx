@@ -54,7 +54,7 @@ cdef int _report(StorableCheck check, object key, object value, str lead, str ad
 @cython.final
 @cython.freelist(32)
 cdef class Entry:
-    """Stands in the store for a value that is not kept as it came. One class, so that `get` has one type to look for."""
+    """Stands in the store for a value that is not kept as it came. One class: `get` has one type to look for."""
 
 
 cdef Entry value_entry(StateValue value):
@@ -150,8 +150,8 @@ cdef class StateStore:
     def get(self, key, default=None):
         """Return the very object stored under `key`, or `default` if there is none.
 
-        A value stored with `set_value` comes back without its `StateValue`, a `BlazenState` as a new object of its class
-        with the very objects in its fields.
+        A value stored with `set_value` comes back without its `StateValue`, a `BlazenState` as a new object of its
+        class with the very objects in its fields.
 
         Raises:
             ValidationError: `key` is no non-empty str.

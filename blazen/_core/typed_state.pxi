@@ -118,8 +118,8 @@ cdef class Change:
             return True
         else:
             problem = (
-                f"the field {field!r} of {type_name(owner.layout.cls)} has a field store, which takes the value itself; "
-                "use set"
+                f"the field {field!r} of {type_name(owner.layout.cls)} has a field store, which takes the value "
+                "itself; use set"
             )
         from blazen.errors import ValidationError
         raise ValidationError(f"cannot store {shown(key)}: {problem}")
@@ -187,8 +187,8 @@ cdef class Change:
                 f"cannot store {shown(key)}: this {name} is the one under {shown(earlier[1])}: it refers to itself"
             )
         raise ValidationError(
-            f"cannot store {shown(key)}: this {name} also goes to {shown(earlier[1])}, and would come back as two; give "
-            "it a key of its own, or put it into a list, where a state is one value"
+            f"cannot store {shown(key)}: this {name} also goes to {shown(earlier[1])}, and would come back as two; "
+            "give it a key of its own, or put it into a list, where a state is one value"
         )
 
     def _note_save(self, object layout, str field, str key, object value, dict entries):
