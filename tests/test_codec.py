@@ -786,6 +786,15 @@ BROKEN = {
     "an unknown tag": (b"\x01\x00\x10\x01\x7f", "no value begins with the byte 0x7f, at byte 4"),
     "a list longer than the data": (b"\x01\x00\x10\xff\xff\xff\xff\x0f", "the items of a list"),
     "lists that promise the same bytes": (b"\x01\x00\x10\x04\x10\x04\x00\x00\x00\x00", "the items of a list"),
+    "a tuple that takes the bytes others need": (b"\x01\x00\x10\x02\x11" + uleb(2**41), "the items of a tuple"),
+    "a tuple that takes the last byte": (
+        b"\x01\x00\x10\x02\x11\x05",
+        "the items of a tuple .5. would need more than the 0",
+    ),
+    "variable texts inside an element": (
+        b"\x01\x00\x28\x02\x01\x02T\x00C\x01\x01" + bytes(32),
+        "variable texts inside",
+    ),
     "a str longer than the data": (b"\x01\x00\x07\x7fabc", "the bytes of a str"),
     "a str longer than memory": (b"\x01\x00\x07" + b"\xff" * 9 + b"\x01", "the bytes of a str"),
     "a number of 65 bits": (b"\x01\x00\x03" + b"\xff" * 9 + b"\x02", "more than 64 bits"),

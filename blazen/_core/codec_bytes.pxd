@@ -120,8 +120,11 @@ cdef inline int take_signed(Input data, int64_t *number) except -1:
 cdef inline Py_ssize_t take_count(Input data, Py_ssize_t each, str what) except -1:
     """A number of things that take at least `each` bytes: refused if what is left cannot hold as many."""
     cdef uint64_t count = 0
+    cdef Py_ssize_t left
     take_varint(data, &count)
-    if count > <uint64_t>(data.size - data.at - data.owed) // each:
+    # Negative when the number itself has taken bytes that others need.
+    left = data.size - data.at - data.owed
+    if left < 0 or count > <uint64_t>(left // each):
         return data.truncated(what, count)
     return <Py_ssize_t>count
 

@@ -93,7 +93,8 @@ cdef class Input:
 
     cdef int truncated(self, str what, uint64_t needed) except -1:
         return self.fail(
-            self.at, f"{what} ({needed}) would need more than the {self.size - self.at - self.owed} bytes left for it"
+            self.at,
+            f"{what} ({needed}) would need more than the {max(0, self.size - self.at - self.owed)} bytes left for it",
         )
 
 

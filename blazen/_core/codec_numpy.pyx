@@ -186,11 +186,16 @@ cdef object _take_dtype(Input data, int depth):
     if depth > DEEPEST_DTYPE:
         data.fail(start, f"a dtype is nested more than {DEEPEST_DTYPE} deep")
     try:
-        if code == STRUCTURED:
-            return _take_structured(data, depth)
-        if code == SUBARRAY:
-            shape = _take_shape(data)
-            return numpy.dtype((_take_dtype(data, depth + 1), shape))
+        if code == STRUCTURED or code == SUBARRAY:
+            if code == STRUCTURED:
+                made = _take_structured(data, depth)
+            else:
+                shape = _take_shape(data)
+                made = numpy.dtype((_take_dtype(data, depth + 1), shape))
+            if made.hasobject:
+                # Of these only a text by itself is read one by one; bytes must never become addresses.
+                data.fail(start, "a dtype that holds variable texts inside")
+            return made
         if char == "T":
             return numpy.dtypes.StringDType(coerce=take_byte(data) != 0)
         return _take_simple(data, start, char)
