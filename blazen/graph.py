@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,8 @@ class Graph(msgspec.Struct, frozen=True, eq=False):
         start_class: The typed subclass of `StartEvent`; None if the input of a run is not typed.
         routes: For each accepted type name the steps that accept it, in order.
         subclass_routes: The steps that also accept the subclasses of a class. `steps_for` puts both together.
+        version: The version of the workflow.
+        step_timeout: Seconds each attempt of a step may take that names no timeout of its own, or None.
     """
 
     name: str
@@ -35,6 +38,26 @@ class Graph(msgspec.Struct, frozen=True, eq=False):
     start_class: type[StartEvent] | None
     routes: dict[str, tuple[int, ...]]
     subclass_routes: tuple[tuple[type[Event], int], ...]
+    version: str = "1"
+    step_timeout: float | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """The picture of the workflow as data that JSON can hold; see `blazen.drawing.describe`."""
+        from blazen.drawing import describe
+
+        return describe(self)
+
+    def to_mermaid(self) -> str:
+        """The picture of the workflow as a Mermaid flowchart."""
+        from blazen.drawing import to_mermaid
+
+        return to_mermaid(self)
+
+    def to_dot(self) -> str:
+        """The picture of the workflow in DOT, the language of Graphviz."""
+        from blazen.drawing import to_dot
+
+        return to_dot(self)
 
     def steps_for(self, name: str, event_class: type[Event] | None = None) -> tuple[int, ...]:
         """The steps that accept an event, each once, in their order; none for a `StopEvent`, which is never routed.
@@ -54,13 +77,22 @@ class Graph(msgspec.Struct, frozen=True, eq=False):
         return tuple(sorted({*self.routes.get(name, ()), *by_class}))
 
 
-def build_graph(name: str, steps: Sequence[StepSpec], types: Iterable[object] = ()) -> Graph:
+def build_graph(
+    name: str,
+    steps: Sequence[StepSpec],
+    types: Iterable[object] = (),
+    *,
+    version: str = "1",
+    step_timeout: float | None = None,
+) -> Graph:
     """Check a workflow and lay out its routes.
 
     Args:
         name: The name of the workflow.
         steps: Its steps.
         types: What ``Workflow(types=...)`` named; events among them count as mentioned.
+        version: Kept for pictures, as it is.
+        step_timeout: Likewise.
 
     Raises:
         ValidationError: The name is empty; there are no steps, or two of one name; no step accepts `StartEvent`; two
@@ -87,6 +119,8 @@ def build_graph(name: str, steps: Sequence[StepSpec], types: Iterable[object] = 
             for event in spec.accepts
             if is_event_class(event)
         ),
+        version=version,
+        step_timeout=step_timeout,
     )
     if not graph.steps_for(START):
         raise ValidationError(

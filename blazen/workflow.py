@@ -124,7 +124,7 @@ class Workflow(Generic[Out]):
         if isinstance(types, str | bytes) or not isinstance(types, Iterable):
             raise ValidationError(f"{where} types must be a list of classes, got {show(types)}")
         self._types = check_types(tuple(types))
-        self._graph = build_graph(name, specs, self._types)
+        self._graph = build_graph(name, specs, self._types, version=version, step_timeout=step_timeout)
         self._timeout = check_timeout(timeout, f"{where} timeout")
         self._router = _router.Router(self._graph, step_timeout=check_timeout(step_timeout, f"{where} step_timeout"))
         self._cleanup_grace = _check_grace(cleanup_grace, where)
