@@ -31,7 +31,7 @@ async def greet(ev: StartEvent) -> StopEvent:
 print(Workflow("greeter", [greet]).run_sync(name="Ada").result)
 """
 # Only what needs to be loaded before a first run: each of these costs milliseconds that many programs never get back.
-LATE_MODULES = {"trio", "asyncio", "numpy", "cffi", "inspect", "dataclasses", "uuid", "logging"}
+LATE_MODULES = {"trio", "asyncio", "numpy", "cffi", "inspect", "dataclasses", "uuid", "logging", "click", "rich"}
 
 
 def clean_environment() -> dict[str, str]:
