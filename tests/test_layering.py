@@ -1,4 +1,4 @@
-"""The rooms of the code import one way: csrc <- blazen/_core <- blazen/engine <- blazen."""
+"""The rooms of the code import one way: csrc <- blazen/_core <- blazen/engine <- blazen <- blazen/cli."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "blazen" / "_core"
 ENGINE = ROOT / "blazen" / "engine"
+CLI = ROOT / "blazen" / "cli"
 
 # The modules of blazen that the lower rooms share: they hold what events, errors and steps are, and run nothing.
 SHARED_BY_CORE = {"blazen.errors", "blazen.events"}
@@ -133,6 +134,14 @@ def test_the_engine_imports_the_core_and_what_events_and_steps_are(path: Path) -
     for module, line, _ in imports_of(path):
         if is_in(module, "blazen"):
             assert is_one_of(module, allowed), f"{name_of(path)}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in PACKAGE_FILES if CLI not in path.parents], ids=name_of)
+def test_only_the_command_line_imports_itself_and_what_it_alone_needs(path: Path) -> None:
+    for module, line, _ in imports_of(path):
+        where = f"{name_of(path)}:{line} imports {module}"
+        assert not is_one_of(module, {"click", "rich"}), where
+        assert not is_in(module, "blazen.cli") or path.name == "__main__.py", where
 
 
 @pytest.mark.parametrize("path", PACKAGE_FILES, ids=name_of)
