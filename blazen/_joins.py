@@ -56,8 +56,8 @@ def _count_calls(code: types.CodeType, context: str) -> int:
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
             count += instruction.argval == _CALL and loaded == context
             loaded = None
-        elif instruction.opname.startswith(("LOAD_FAST", "LOAD_DEREF")):
-            # Python 3.13 loads two variables with one instruction.
+        elif "LOAD_FAST" in instruction.opname or instruction.opname == "LOAD_DEREF":
+            # Python 3.13 loads two variables, or stores one and loads another, with one instruction.
             loaded = instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval
         elif instruction.opname not in ("CACHE", "EXTENDED_ARG"):
             loaded = None

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -292,11 +293,15 @@ class Running:
             stderr=subprocess.PIPE,
             encoding="utf-8",
         )
+        # Whatever a test waits for, it waits for a process, so this ends every wait.
+        self._end_of_patience = threading.Timer(PATIENCE, self.process.kill)
+        self._end_of_patience.start()
 
     def __enter__(self) -> Running:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end_of_patience.cancel()
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()

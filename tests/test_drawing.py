@@ -270,6 +270,13 @@ def test_a_join_inside_a_nested_function_counts() -> None:
     assert node_of(join)["joins"] == [{"count": 2}]
 
 
+def test_a_join_in_a_comprehension_counts() -> None:
+    async def join(ctx: Context, ev: A) -> None:
+        [ctx.collect_events(ev, 2, key=key) for key in "ab"]
+
+    assert node_of(join)["joins"] == [{"count": 2}]
+
+
 def test_a_method_joins_and_its_own_collect_events_is_none() -> None:
     class Steps:
         def collect_events(self, ev: Event, n: int) -> None: ...
