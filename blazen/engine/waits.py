@@ -266,7 +266,7 @@ def _check_thread(run: Run, call: str) -> None:
 
 
 def _check_timeout(timeout: object, call: str) -> float | None:
-    from blazen.retry import check_timeout
+    from blazen.steps import check_timeout
 
     return check_timeout(timeout, f"{call}: timeout")
 
