@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from blazen.record import RunRecord
 
 __all__ = [
     "ERRORS_BY_STATUS",
@@ -46,7 +49,7 @@ class BlazenError(Exception):
 
     It is never raised itself. Exceptions of your own steps are not `BlazenError`: they arrive as the ``__cause__`` of a
     `WorkflowError`. Errors can be pickled and copied with all their attributes; as with any exception, ``__cause__``
-    and the traceback stay behind.
+    and the traceback stay behind, and so does the record.
 
     Args:
         message: What went wrong, where, and what to do about it.
@@ -69,6 +72,16 @@ class BlazenError(Exception):
         """What went wrong, where, and what to do about it: the same as ``str()``."""
         return str(self)
 
+    @property
+    def record(self) -> RunRecord | None:
+        """What happened in the run that raised this, if it was recorded (`options(record=True)`); else ``None``."""
+        recording = self.__dict__.get("_recording")
+        return None if recording is None else recording.record()
+
+    def keep_recording(self, recording: Any) -> None:
+        """Note where `record` comes from; for the engine."""
+        self.__dict__["_recording"] = recording
+
     def __repr__(self) -> str:
         shown = [repr(self.message)] if self.message else []
         for field in self._payload:
@@ -79,7 +92,8 @@ class BlazenError(Exception):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default calls the class with `args`, which lack the keyword-only payload.
-        return _rebuild, (type(self), self.args, dict(self.__dict__))
+        attributes = {name: value for name, value in self.__dict__.items() if name != "_recording"}
+        return _rebuild, (type(self), self.args, attributes)
 
 
 def _rebuild(cls: type[BlazenError], args: tuple[Any, ...], attributes: dict[str, Any]) -> BlazenError:

@@ -69,6 +69,7 @@ class Workflow(Generic[Out]):
         "_events",
         "_graph",
         "_guarded",
+        "_record",
         "_router",
         "_run_id",
         "_session",
@@ -145,6 +146,7 @@ class Workflow(Generic[Out]):
         self._session: dict[str, object] | None = None
         self._events = _KNOWN_EVENTS.union(self._graph.event_classes.values())
         self._guarded = False
+        self._record = False
 
     @property
     def name(self) -> str:
@@ -168,6 +170,7 @@ class Workflow(Generic[Out]):
         run_id: str | None = None,
         session: dict[str, object] | None = None,
         cleanup_grace: float | None = None,
+        record: bool | None = None,
     ) -> Workflow[Out]:
         """A cheap copy of this workflow with other settings for its runs; what is left out stays as it is.
 
@@ -176,6 +179,7 @@ class Workflow(Generic[Out]):
             run_id: The id of the run, a UUID, instead of a new one.
             session: The dict that steps see as `ctx.session`; the same object.
             cleanup_grace: Seconds that `ctx.cleanup()` and threads that were told to stop have.
+            record: Keep a `RunRecord` of each run: the `record` of its result, its handler or its error.
         Raises:
             ValidationError: A setting is out of its range.
         """
@@ -194,6 +198,10 @@ class Workflow(Generic[Out]):
             copy._session = session
         if cleanup_grace is not None:
             copy._cleanup_grace = _check_grace(cleanup_grace, where)
+        if record is not None:
+            if not isinstance(record, bool):
+                raise ValidationError(f"{where} record must be True or False, got {show(record)}")
+            copy._record = record
         return copy
 
     async def run(self, input: Any = None, /, **fields: Any) -> WorkflowResult[Out]:
@@ -267,7 +275,7 @@ class Workflow(Generic[Out]):
                 f"workflow {self.name!r} is run outside of trio: call it inside trio.run(...), or use run_sync() where "
                 "no event loop runs"
             )
-        return _new_run(
+        run = _new_run(
             self._router,
             StateStore(self._types, self._events),
             session={} if self._session is None else self._session,
@@ -276,6 +284,9 @@ class Workflow(Generic[Out]):
             timeout=self._timeout,
             cleanup_grace=self._cleanup_grace,
         )
+        if self._record:
+            run.keep_record(self._version)
+        return run
 
     def __repr__(self) -> str:
         return f"<blazen.Workflow {self.name!r}, {len(self._graph.specs)} steps>"

@@ -8,8 +8,9 @@ counted and embedded side by side. When the last one is through, they are compar
     find -> read -> cut -> count -> pair -> gather -> compare
                         -> embed ->
 
-Everything is computed here, without the network. One thing is staged: the embedding of the largest document waits for a
-source that never answers, to show what becomes of a step that takes too long.
+What each step did is written to a page for the browser. Everything is computed here, without the network. One thing is
+staged: the embedding of the largest document waits for a source that never answers, to show what becomes of a step that
+takes too long.
 """
 
 from __future__ import annotations
@@ -26,10 +27,11 @@ from typing import Any
 import trio
 
 from blazen import Context, Event, ProgressEvent, StartEvent, StepRecord, StopEvent, Workflow, step
+from blazen.record import RunRecord
 
 try:
     from texts import documents, vectors
-    from texts.view import Progress, print_report, print_times
+    from texts.view import Progress, plain, print_report, print_times
 except ModuleNotFoundError as missing:
     if missing.name != "numpy":
         raise
@@ -266,18 +268,30 @@ def closest_passages(
 report_on: Workflow[Report] = Workflow("text_report", [find, read, cut, count, embed, pair, gather, compare])
 
 
-async def watch(folder: Path) -> tuple[Report, list[StepRecord]]:
-    """Run the workflow, show how far it is, and keep what its steps took."""
+async def watch(folder: Path) -> tuple[Report, list[StepRecord], RunRecord]:
+    """Run the workflow, show how far it is, and keep what its steps took and did."""
     records: list[StepRecord] = []
     with Progress(sys.stderr) as progress:
-        async with report_on.run_with_handler(path=str(folder)) as handler:
+        async with report_on.options(record=True).run_with_handler(path=str(folder)) as handler:
             async for event in handler.stream_events(lifecycle=True):
                 if isinstance(event, ProgressEvent):
                     progress.show(int(event.current), int(event.total or 0), event.label)
                 elif isinstance(event, StepRecord):
                     records.append(event)
             result = await handler.result()
-    return result.result, records
+    assert result.record is not None
+    return result.result, records, result.record
+
+
+def write_page(record: RunRecord, path: Path) -> None:
+    """Write the page that shows the run, and say where it is. Without it the report is none the worse."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(record.to_html(), encoding="utf-8")
+    except OSError as error:
+        print(f"text_report: {str(path)!r} cannot be written: {error.strerror}", file=sys.stderr)
+        return
+    print(f"\nWhat each step did and when, to open in a browser: {plain(os.path.relpath(path))}", flush=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -290,14 +304,19 @@ def main(arguments: list[str]) -> int:
     )
     own = Path(os.path.relpath(Path(__file__).resolve().parent.parent / "docs"))
     parser.add_argument("folder", nargs="?", type=Path, default=own, help="default: the documentation of blazen")
-    folder: Path = parser.parse_args(arguments).folder
+    page = Path(__file__).resolve().parent.parent / "build" / "text_report.html"
+    parser.add_argument(
+        "--page", type=Path, default=page, help=f"where the run is shown; default: {os.path.relpath(page)}"
+    )
+    options = parser.parse_args(arguments)
+    folder: Path = options.folder
     try:
         os.scandir(folder).close()
     except OSError as error:
         print(f"text_report: the folder {str(folder)!r} cannot be read: {error.strerror}", file=sys.stderr)
         return 2
     try:
-        report, records = trio.run(partial(watch, folder))
+        report, records, record = trio.run(partial(watch, folder))
     except KeyboardInterrupt:
         print("text_report: interrupted; every step has stopped.", file=sys.stderr)
         return 130
@@ -306,6 +325,7 @@ def main(arguments: list[str]) -> int:
         return 1
     print_report(report, folder, PATIENCE)
     print_times(records)
+    write_page(record, options.page)
     return 0 if report.rows else 1
 
 

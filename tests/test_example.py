@@ -272,6 +272,29 @@ def test_progress_is_one_line_written_anew_on_a_terminal(tmp_path: Path) -> None
     assert written.endswith("\r\x1b[K")
 
 
+# --- the page of the run
+
+
+def test_the_run_is_written_as_a_page_and_its_path_is_said(tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    result = run("texts", "--page", "pages/run.html", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1].endswith(f": {Path('pages', 'run.html')}")
+    page = (tmp_path / "pages" / "run.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    for expected in ("river.md", "compare", "timed_out"):
+        assert expected in page
+
+
+def test_a_page_that_cannot_be_written_does_not_spoil_the_report(tmp_path: Path) -> None:
+    write_texts(tmp_path / "texts")
+    (tmp_path / "file").write_text("")
+    result = run("texts", "--page", "file/run.html", cwd=tmp_path)
+    assert result.returncode == 0
+    assert result.stderr.splitlines()[-1] == "text_report: 'file/run.html' cannot be written: File exists"
+    assert "Time per step" in result.stdout
+
+
 # --- other folders
 
 

@@ -80,7 +80,9 @@ def test_the_wheel_is_small_and_holds_the_package_only(distributions: tuple[Path
     top = {name.split("/")[0] for name in names}
     assert top == {"blazen", f"blazen-{PROJECT['version']}.dist-info"}
     shipped = {Path(name).suffix for name in names if name.startswith("blazen/")}
-    assert shipped <= {".py", ".pyi", ".pxd", ".so", ".typed"}
+    assert shipped <= {".py", ".pyi", ".pxd", ".so", ".typed", ".html", ".css", ".js"}
+    viewer = {f"blazen/viewer/{path.name}" for path in (ROOT / "blazen" / "viewer").iterdir()}
+    assert viewer == {name for name in names if name.startswith("blazen/viewer/")}
     assert "blazen/py.typed" in names
     assert any(name.endswith("dist-info/licenses/LICENSE") for name in names)
     for module in CORE_MODULES:
@@ -100,7 +102,7 @@ def test_the_sdist_holds_all_sources_and_nothing_generated(distributions: tuple[
     sdist, _ = distributions
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    kinds = {".py", ".pyi", ".pyx", ".pxd", ".h", ".md", ".sh", ".typed"}
+    kinds = {".py", ".pyi", ".pyx", ".pxd", ".h", ".md", ".sh", ".typed", ".html", ".css", ".js"}
     expected = {"Makefile", "LICENSE", "README.md", "CHANGELOG.md", "pyproject.toml", "setup.py", ".ci/run"}
     expected |= {"requirements-dev.txt", "requirements-test.txt"}
     for folder in ("blazen", "csrc", "tests", "docs", "examples", "benchmarks", "scripts"):

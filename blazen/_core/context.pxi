@@ -152,9 +152,9 @@ cdef class Context:
         _check_key(self._step, "send_event", key)
         cdef RunCore run = self._run
         if PyThread_get_thread_ident() != run._thread:
-            run.post(event, key, self._step.name)
+            run.post(event, key, self._step.name, self._place())
             return
-        run.send(event, key, self._step.name)
+        run.send(event, key, self._step.name, self._place())
 
     def write_event_to_stream(self, event):
         """Show an event to whoever reads the run's stream. Nobody can read a plain `run()`: then it costs nothing.
@@ -173,10 +173,13 @@ cdef class Context:
         if type(event) is _UsageEvent:
             self.emit_usage(event)               # it counts whichever way it comes
             return
-        if log is None:
+        if not run._observed:
             return
         if PyThread_get_thread_ident() != run._thread:
-            run.post_to_stream(event)
+            run.post_to_stream(event, self._place())
+            return
+        if run.journal is not None:
+            run.show(event, self._place())
             return
         log._items.append(event)
         if log._keep > 0 or len(log._waiting) > 0:
@@ -189,7 +192,7 @@ cdef class Context:
             ValidationError: `event` is no `UsageEvent`.
         """
         self._check()
-        self._run.add_usage(event, self._step.name)
+        self._run.add_usage(event, self._step.name, self._place())
 
     def collect_events(self, event, wanted, *, key=None):
         """Gather events that reach this step until all wanted ones are there.
@@ -306,7 +309,20 @@ cdef class Context:
             )
         return 0
 
+    cdef tuple _place(self):
+        """What the journal calls this attempt; None where none is kept."""
+        if self._run.journal is None:
+            return None
+        return (self.seq, self._step.index, 0 if self._handling else self.attempt)
+
     # --- for the engine
+
+    @property
+    def place(self):
+        """What the journal calls this attempt: its event's number, its step's index, its own number or 0 for `on_error`.
+        None where no journal is kept.
+        """
+        return self._place()
 
     @property
     def event(self):

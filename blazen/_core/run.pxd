@@ -28,6 +28,9 @@ cdef class RunCore:
         public object session
         public object stream                # EventStream, or None when nobody can read it
         EventStream _log                    # the same, typed
+        bint _observed                      # somebody may read the stream, or a journal is kept
+        readonly list journal               # what has happened, as `journal.pxi` says; None when nobody asked for it
+        object _cause                       # what produces the next event, for the journal
         EventQueue _queue
         StepInfo _next_step                 # the head of the queue, kept out of it: a chain never touches the ring
         object _next_item
@@ -87,6 +90,8 @@ cdef class RunCore:
     cdef uint64_t _arm(self, double deadline, object target) except 0
     cdef int _disarm(self, uint64_t token) except -1
     cdef int _note(self, str kind, Context ctx) except -1
+    cdef int _write_event(self, uint64_t seq, Route route, object event) except -1
+    cdef object _keep(self, object event)
     cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1
     cdef int _enqueue_front(self, StepInfo step, object item, uint64_t seq) except -1
     cdef int _deliver(self, Route route, object event) except -1
@@ -133,6 +138,7 @@ cdef class Context:
 
     cdef int _renew(self) noexcept
     cdef int _check(self) except -1
+    cdef tuple _place(self)
 
 
 @cython.final

@@ -4,7 +4,8 @@ A worker is a trio task that takes one event after the other and drives the step
 no task of its own. While a step waits inside trio its worker waits with it, and whoever has more work wakes or starts
 another one. What happens once per run, and everything that waits, is in `blazen.engine`, which extends `RunCore`.
 
-One module in four files, because its classes know each other: `join.pxi`, `context.pxi` and `worker.pxi` are included.
+One module in five files, because its classes know each other: `journal.pxi`, `join.pxi`, `context.pxi` and `worker.pxi`
+are included.
 
 Who owns what: all of this belongs to the thread that runs trio. Other threads come in through `RunCore.post`.
 """
@@ -164,6 +165,7 @@ cdef class PassCounter:
         self.number += 1
 
 
+include "journal.pxi"
 include "join.pxi"
 
 
@@ -181,7 +183,8 @@ cdef class RunCore:
     `blazen.engine.run.Run` extends it with what happens once per run and with the hooks that are called from here:
     `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_waits_aborted`, `on_unwound`, `on_base_exception`, `on_blocked`,
     `on_scope_left_open`, `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`, `pass_counter`,
-    `send`, `post`, `post_to_stream`, `add_usage`, `edit`, `cleanup`, `keep_for_waits`, `wait_for_event` and `request_input`.
+    `send`, `post`, `post_to_stream`, `add_usage`, `edit`, `cleanup`, `keep_for_waits`, `wait_for_event`,
+    `request_input` and `payload_of`.
     """
 
     def __cinit__(self):
@@ -210,6 +213,7 @@ cdef class RunCore:
         self._context = context
         self.stream = stream
         self._log = stream
+        self._observed = stream is not None
         if router.has_limits:
             self._limits = [Limit.__new__(Limit) if (<StepInfo> step).limit else None for step in router.steps]
 
@@ -345,6 +349,7 @@ cdef class RunCore:
         cdef Route route = self.router.find(event)
         if route.guarded:
             route = self.router.narrow(route, event, "begins the run", None)
+        self._cause = START
         self._deliver(route, event)
 
     def start_at(self, StepInfo step not None, event, int attempt=1):
@@ -364,11 +369,12 @@ cdef class RunCore:
         ctx._used = True
         self._enqueue(step, ctx, ctx.seq)
 
-    def receive(self, event, str emitter=None):
+    def receive(self, event, str emitter=None, tuple cause=None):
         """Queue an event that no step returned: from outside, or sent in the middle of a step.
 
         Args:
             emitter: The step that sent it, for messages.
+            cause: The attempt that sent it, for the journal; None if it comes from outside.
         Raises:
             WorkflowError: Nobody accepts the event. Nothing was queued.
         """
@@ -377,10 +383,7 @@ cdef class RunCore:
         except TypeError as exc:
             raise _ValidationError(f"send_event takes an event: {exc}") from None
         if route is None and self._is_awaited(event):
-            if not self.ending:
-                self._numbered += 1
-                self.waits.offer(event)
-            return
+            route = Route(event.event_type, AWAITED, ())
         if route is None:
             sender = "from outside the run" if emitter is None else f"by step {emitter!r}"
             raise _WorkflowError(
@@ -393,6 +396,7 @@ cdef class RunCore:
         if (<Route> route).guarded:
             sender = "was sent from outside the run" if emitter is None else f"step {emitter!r} sent"
             route = self.router.narrow(route, event, sender, emitter)
+        self._cause = cause
         self._deliver(route, event)
         if self._active is None and self._has_work():
             self._need_spare()
@@ -442,6 +446,8 @@ cdef class RunCore:
         cdef StepInfo step
         self._numbered += 1
         cdef uint64_t seq = self._numbered
+        if self.journal is not None:
+            self._write_event(seq, route, event)
         cdef bint taken = self.waits is not None and self.waits.offer(event)
         if route.only is not None:
             return self._enqueue(route.only, event, seq)
@@ -499,7 +505,7 @@ cdef class RunCore:
         self._settled += 1
         if ctx._holds_slot:
             self._release(ctx)
-        if self._log is not None and error is None:
+        if self._observed and error is None:
             self._note("finished", ctx)
         if error is not None:
             self.on_failed(ctx, error)
@@ -508,12 +514,33 @@ cdef class RunCore:
         return 0
 
     cdef int _note(self, str kind, Context ctx) except -1:
-        """Write a step record, if anybody wants them."""
+        """Write an attempt's begin or end into the journal and a step record, where anybody wants them."""
+        if self.journal is not None:
+            self.journal.append((STARTED if kind == "started" else FINISHED, self._now(), ctx._place()))
+            if kind == "finished":
+                self._cause = ctx._place()
+        if self._log is None:
+            return 0
         if self._log.with_steps:
             self.record(kind, ctx, None)
         else:
             self._log.unrecorded += 1
         return 0
+
+    cdef int _write_event(self, uint64_t seq, Route route, object event) except -1:
+        self.journal.append((NUMBERED, self._now(), seq, route, self._keep(event), self._cause))
+        return 0
+
+    cdef object _keep(self, object event):
+        """What the journal keeps of an event: itself if it cannot change, else its payload as it is now."""
+        for name in type(event).__struct_fields__:
+            value = getattr(event, name)
+            if type(value) is str:
+                if len(<str> value) > LONGEST_KEPT:
+                    return self.payload_of(event)
+            elif type(value) not in _UNCHANGING:
+                return self.payload_of(event)
+        return event
 
     cdef int _settle_finished(self) except -1:
         """Settle the outcomes of an earlier pass in the order of their events' numbers."""
@@ -539,6 +566,8 @@ cdef class RunCore:
         for ctx, _, error in entries:
             if error is not None:
                 self.on_failed(ctx, error)
+            elif self.journal is not None:
+                self.journal.append((DROPPED, self._now(), ctx._place()))
         return 0
 
     cdef bint _must_wait_for_pass(self, Worker worker, Context ctx) except -1:

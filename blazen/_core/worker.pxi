@@ -162,7 +162,12 @@ cdef class Worker:
             elif run._settled - run._slice_settled > LONGEST_SLICE_EVENTS:
                 self.code = YIELD
                 break
-            if run._suspended == 0 and len(run._finished) == 0 and (run._log is None or not run._log.with_steps):
+            if (
+                run._suspended == 0
+                and len(run._finished) == 0
+                and run.journal is None
+                and (run._log is None or not run._log.with_steps)
+            ):
                 taken = self._run_chain(yielded)
                 if taken == TAKEN_COROUTINE:
                     return 1
@@ -457,11 +462,11 @@ cdef class Worker:
             ctx.started = run._last_time
             if step.has_timeout and not ctx._handling:
                 ctx.deadline = ctx.started + step.timeout
-        elif step.has_timeout or run._log is not None:
+        elif step.has_timeout or run._observed:
             ctx.started = run._clock()
             if not ctx._handling:
                 ctx.deadline = ctx.started + step.timeout
-        if run._log is not None:
+        if run._observed:
             run._note("started", ctx)
         if self._variables is None:
             self._variables = PyContext_Copy(run._context)
@@ -575,7 +580,7 @@ cdef class Worker:
             error is None
             and ctx.deadline == INFINITY
             and ctx.abort_reason == 0
-            and run._log is None
+            and not run._observed
             and run._suspended == 0
             and len(run._finished) == 0
         ):

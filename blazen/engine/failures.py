@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import trio
 
 from blazen.engine.life import Happening, State
-from blazen.errors import BlazenWarning, CancelledError, TimeoutError, ValidationError, WorkflowError
+from blazen.errors import BlazenError, BlazenWarning, CancelledError, TimeoutError, ValidationError, WorkflowError
 from blazen.events import DynamicEvent, StopEvent, convert
 
 if TYPE_CHECKING:
@@ -248,6 +248,8 @@ def overrun(run: Run, ctx: Context, attempt: Attempt) -> None:
 def broken_dispatch(run: Run, worker: Worker | None, error: BaseException) -> None:
     """An exception came out of the dispatch loop: what a step returned cannot be dispatched, or memory ran out."""
     ctx = None if worker is None else worker.lose_step()
+    if ctx is not None:
+        run.note_end("failed", ctx, error)
     if not isinstance(error, Exception):
         run.happened(Happening.FATAL, error)
         return
@@ -285,6 +287,8 @@ def attach(run: Run) -> None:
     outcome = run.outcome
     suppressed = tuple(error for error in run.suppressed if error is not outcome)
     names = run.abandoned
+    if isinstance(outcome, BlazenError) and run.recording is not None:
+        outcome.keep_recording(run.recording)
     if isinstance(outcome, WorkflowError | TimeoutError | CancelledError):
         outcome.suppressed = (*outcome.suppressed, *suppressed)
         outcome.abandoned = names

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from blazen._core.stream import EventStream, StreamIterator
     from blazen.engine.result import WorkflowResult
     from blazen.engine.run import Run
+    from blazen.record import RunRecord
 
 Out = TypeVar("Out")
 
@@ -90,7 +91,7 @@ class RunHandler(Generic[Out]):
     ) -> None:
         run = self._run
         if error is not None:
-            run.cancel()
+            run.cancel(by="caller_scope" if isinstance(error, trio.Cancelled) else "block")
         interrupted: BaseException | None = None
         try:
             await run.wait_until_over()
@@ -100,7 +101,7 @@ class RunHandler(Generic[Out]):
                 if isinstance(exc, trio.Cancelled):
                     run.caller_left()
                 else:
-                    run.cancel()
+                    run.cancel(by="block")
                 with trio.CancelScope(shield=True):
                     await run.wait_until_over()
         stray: BaseException | None = None
@@ -149,6 +150,17 @@ class RunHandler(Generic[Out]):
     def state(self) -> str:
         """`"running"`, `"waiting"`, `"completed"`, `"failed"` or `"cancelled"`."""
         return self._run.state_name
+
+    @property
+    def record(self) -> RunRecord | None:
+        """What has happened in the run so far, if it is recorded (`options(record=True)`); else None.
+
+        At any time, also from another thread. Each look goes through the whole run until it is over: for a view that
+        follows a run, read the stream.
+        """
+        self._check_entered()
+        recording = self._run.recording
+        return None if recording is None else recording.record(self._run.state_name)
 
     async def result(self) -> WorkflowResult[Out]:
         """Wait for the run and return its result. Any number of times, from any number of tasks.

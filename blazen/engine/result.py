@@ -6,7 +6,9 @@ import os
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
+    from blazen.engine.recording import Finished, Recording
     from blazen.events import StopEvent
+    from blazen.record import RunRecord
 
 Out = TypeVar("Out")
 
@@ -51,14 +53,18 @@ class WorkflowResult(Generic[Out]):
         total_input_tokens: Sum over the run's `UsageEvent`s.
         total_output_tokens: Likewise.
         total_cost_usd: Likewise, in US dollars.
+        record: What happened in the run, if it was recorded (`options(record=True)`); else None.
     """
 
-    __slots__ = ("_run_id", "_totals", "event")
+    __slots__ = ("_recording", "_run_id", "_totals", "event")
 
-    def __init__(self, event: StopEvent, run_id: RunId, totals: Totals | None) -> None:
+    def __init__(
+        self, event: StopEvent, run_id: RunId, totals: Totals | None, recording: Recording | Finished | None = None
+    ) -> None:
         self.event = event
         self._run_id = run_id
         self._totals = totals
+        self._recording = recording
 
     @property
     def result(self) -> Out:
@@ -85,6 +91,10 @@ class WorkflowResult(Generic[Out]):
     def total_cost_usd(self) -> float:
         """Sum over the run's `UsageEvent`s, in US dollars."""
         return 0.0 if self._totals is None else self._totals.cost_usd
+
+    @property
+    def record(self) -> RunRecord | None:
+        return None if self._recording is None else self._recording.record()
 
     def __repr__(self) -> str:
         return f"WorkflowResult(event={self.event!r}, run_id={self.run_id!r})"

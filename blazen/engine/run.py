@@ -38,9 +38,11 @@ if TYPE_CHECKING:
     from blazen._core.router import Router
     from blazen._core.state import StateStore
     from blazen.engine.edits import Edit
+    from blazen.engine.recording import Recording
     from blazen.events import InputRequestEvent
 
 _INFINITY = float("inf")
+Place = tuple[int, int, int]  # an attempt, as the journal names it
 # Workers that wait for work beyond these leave: a task costs as much memory as a run.
 _KEPT_WORKERS = 32
 _SystemClock = trio._core._run.SystemClock  # to tell real time from a test's clock
@@ -73,6 +75,7 @@ class Run(RunCore):
         "cleaning",
         "left_open",
         "questions",
+        "recording",
         "sent_keys",
         "suppressed",
     )
@@ -103,12 +106,23 @@ class Run(RunCore):
         self.questions = {}
         self.left_open: tuple[trio.Nursery, ...] = ()  # by steps that have ended
         self.sent_keys: set[object] | None = None  # of events that are sent once per key
+        self.recording: Recording | None = None
         self._stray: BaseException | None = None
         if stream is not None:
             self.interactive = True
         # A step can be aborted alone only by its own timeout or through a handler. Otherwise steps are aborted all at
         # once, and the nursery's scope does it: a scope per worker would cost each run more than its steps.
         self.scoped = router.has_timeouts or self.interactive
+
+    def keep_record(self, version: str) -> None:
+        """Have the run keep a record; called before it begins.
+
+        Args:
+            version: Of the workflow, for the record.
+        """
+        from blazen.engine.recording import Recording
+
+        self.recording = Recording(self, version)
 
     def prepare_to_wait(self) -> None:
         """Set what only a run with a nursery needs."""
@@ -141,11 +155,13 @@ class Run(RunCore):
         return self.life in OVER
 
     @enable_ki_protection
-    def happened(self, happening: Happening, payload: StopEvent | BaseException | None = None) -> None:
-        """Follow the table of a run's life."""
+    def happened(self, happening: Happening, payload: StopEvent | BaseException | None = None, by: str = "") -> None:
+        """Follow the table of a run's life. `by` says for the record who asked, where the happening does not."""
         self.life, commands = follow(self.life, happening)
         for command in commands:
             if command is _KEEP:
+                if self.recording is not None:
+                    self.recording.ending(self, happening, payload, by)
                 if isinstance(self.outcome, BaseException):
                     self.suppressed += (self.outcome,)
                 self.outcome = payload
@@ -162,9 +178,9 @@ class Run(RunCore):
             self.caller_left()
         self.happened(Happening.FAILURE, error)
 
-    def cancel(self, reason: str | None = None) -> None:
+    def cancel(self, reason: str | None = None, by: str = "cancel") -> None:
         """End the run as cancelled. Any number of times, at any time."""
-        self.happened(Happening.CANCEL, CancelledError(reason, run_id=self.run_id))
+        self.happened(Happening.CANCEL, CancelledError(reason, run_id=self.run_id), by)
 
     def caller_left(self) -> None:
         """The scope that the run lives in was cancelled."""
@@ -178,7 +194,7 @@ class Run(RunCore):
                 outcome = outcome.with_traceback(None)
             raise outcome
         assert outcome is not None
-        return WorkflowResult(outcome, self.id, self.totals)
+        return WorkflowResult(outcome, self.id, self.totals, self.recording)
 
     def _abort_all(self) -> None:
         for ctx in self.stop_dispatching():
@@ -188,6 +204,8 @@ class Run(RunCore):
 
     def _publish(self) -> None:
         failures.attach(self)
+        if self.recording is not None:
+            self.recording.over(self, NAMES[self.life])
         if self.stream is not None:
             self.stream.end()
         if self.nursery is not None:
@@ -269,6 +287,8 @@ class Run(RunCore):
         if self.timeout is not None:
             self.started = self.now()
             self.deadline = self.started + self.timeout
+        if self.recording is not None:
+            self.recording.begin(self)
         try:
             self.start(start)
         except Exception as exc:  # memory ran out in the queue
@@ -486,8 +506,8 @@ class Run(RunCore):
         """An event that the stream shows too is on its way to steps."""
         if isinstance(event, UsageEvent):
             self.add_usage(event, "")
-        elif self.stream is not None:
-            self.stream.append(event)
+        else:
+            self.show(event, None)
 
     @enable_ki_protection
     def on_ask(self, event: InputRequestEvent) -> None:
@@ -496,25 +516,28 @@ class Run(RunCore):
             self.fail(failures.unanswerable(self, event))
             return
         self.questions[event.request_id] = event
-        self.stream.append(event)
+        self.show(event, None)
 
     @enable_ki_protection
     def on_failed(self, ctx: Context, error: Exception) -> None:
         """An attempt failed: again, to `on_error`, or the end of the run."""
         step = ctx.step
         if self.ending:
+            self.note_end("failed", ctx, error)
             failures.suppress(self, ctx, error)
             return
         if not isinstance(error, Exception):
             self.on_base_exception(ctx, error)
             return
         if self._caller_is_cancelled():  # the error may come from its cleanup: neither tried again nor handled
+            self.note_end("failed", ctx, error)
             self.fail(failures.wrap(self, ctx, error))
             return
         if not ctx.handling:
             retry = step.retry
             if ctx.attempt <= retry.n and isinstance(error, retry.on):
                 self.record("retrying", ctx, error)
+                self.note_end("retrying", ctx, error)
                 delay = retry.delay(ctx.attempt, self._jitter(ctx))
                 if delay > 0:
                     self.postpone(+1)
@@ -523,12 +546,17 @@ class Run(RunCore):
                     self.requeue(ctx, handle=False)
                 return
             if step.on_error is not None:
-                self.record("timed_out" if isinstance(error, TimeoutError) else "failed", ctx, error)
+                self._record_failure(ctx, error)
                 ctx.fail_with(error)
                 self.requeue(ctx, handle=True)
                 return
-        self.record("timed_out" if isinstance(error, TimeoutError) else "failed", ctx, error)
+        self._record_failure(ctx, error)
         self.fail(failures.wrap(self, ctx, error))
+
+    def _record_failure(self, ctx: Context, error: Exception) -> None:
+        outcome = "timed_out" if isinstance(error, TimeoutError) else "failed"
+        self.record(outcome, ctx, error)
+        self.note_end(outcome, ctx, error)
 
     def _caller_is_cancelled(self) -> bool:
         """Whether the scope that the run lives in has been cancelled; a worker's own scope does not count."""
@@ -554,6 +582,7 @@ class Run(RunCore):
     def on_unwound(self, ctx: Context, error: BaseException | None) -> None:
         """An aborted invocation is out."""
         self.record("cancelled", ctx, None)
+        self.note_end("abandoned" if ctx.abandoned else "cancelled", ctx, failures.without_abort(self, error))
         if ctx.abandoned:
             self.abandoned += (ctx.step.name,)
             if not self.ending:
@@ -570,6 +599,7 @@ class Run(RunCore):
     def on_base_exception(self, ctx: Context, error: BaseException) -> None:
         """An exception that is no `Exception` came out of a step that nobody aborted."""
         rest = failures.without_cancelled(error)
+        self.note_end("cancelled" if rest is None else "failed", ctx, rest)
         if rest is None:
             self._stray = error
             self.caller_left()
@@ -622,6 +652,8 @@ class Run(RunCore):
         """Have one running invocation stop; it produces nothing from now on."""
         if not self.abort(ctx, reason):
             return
+        if self.recording is not None:
+            self.recording.told(self, ctx, reason)
         if ctx.thread_scope is not None:
             if not ctx.thread_started:
                 ctx.thread_scope.cancel()
@@ -715,8 +747,8 @@ class Run(RunCore):
     # --- events from steps and from outside
 
     @enable_ki_protection
-    def send(self, event: Event, key: object, emitter: str | None) -> None:
-        """Queue an event on the loop's thread; at most once per key."""
+    def send(self, event: Event, key: object, emitter: str | None, cause: Place | None = None) -> None:
+        """Queue an event on the loop's thread; at most once per key. `cause` is the attempt, for the journal."""
         if self.over:
             raise ValidationError(
                 f"run {self.run_id} of workflow {self.router.workflow!r} has ended: nothing can be sent"
@@ -725,7 +757,7 @@ class Run(RunCore):
             return
         self.stir()
         try:
-            self.receive(event, emitter)
+            self.receive(event, emitter, cause)
         except WorkflowError as exc:
             exc.run_id = self.run_id
             raise
@@ -734,10 +766,10 @@ class Run(RunCore):
                 self.sent_keys = set()
             self.sent_keys.add(key)
 
-    def post(self, event: Event, key: object, emitter: str | None) -> None:
+    def post(self, event: Event, key: object, emitter: str | None, cause: Place | None = None) -> None:
         """Queue an event from another thread."""
         self.check_accepted(event, emitter)
-        self.loop.post(partial(self._send_posted, event, key, emitter))
+        self.loop.post(partial(self._send_posted, event, key, emitter, cause))
 
     def check_accepted(self, event: Event, emitter: str | None) -> None:
         """Refuse what no step accepts, in the thread that sends it."""
@@ -755,19 +787,31 @@ class Run(RunCore):
         if not (accepted or (self.waits is not None and self.waits.wants(event))):
             raise failures.unaccepted(self, event, emitter)
 
-    def _send_posted(self, event: Event, key: object, emitter: str | None) -> None:
+    def _send_posted(self, event: Event, key: object, emitter: str | None, cause: Place | None) -> None:
         if not self.over:  # it may have ended while the message was on its way
             try:
-                self.send(event, key, emitter)
+                self.send(event, key, emitter, cause)
             except Exception as exc:  # whoever posted it has gone on: only the run can hear of it
                 failures.broken_dispatch(self, None, exc)
 
-    def post_to_stream(self, event: Event) -> None:
+    def post_to_stream(self, event: Event, cause: Place | None = None) -> None:
         """Write an event to the stream from another thread."""
-        assert self.stream is not None
-        self.loop.post(partial(self.stream.append, event))
+        self.loop.post(partial(self.show, event, cause))
 
-    def add_usage(self, event: UsageEvent, emitter: str) -> None:
+    def show(self, event: Event, cause: Place | None) -> None:
+        """Write an event to the stream, where there is one, and into the record. `cause` is the attempt."""
+        if self.recording is not None and not self.over:
+            self.recording.shown(self, event, cause)
+        if self.stream is not None:
+            self.stream.append(event)
+
+    def payload_of(self, event: Event) -> object:
+        """What the journal keeps of an event that may change."""
+        from blazen.engine.payloads import payload
+
+        return payload(event)
+
+    def add_usage(self, event: UsageEvent, emitter: str, cause: Place | None = None) -> None:
         """Count usage and show it."""
         if not isinstance(event, UsageEvent):
             raise ValidationError(
@@ -784,18 +828,24 @@ class Run(RunCore):
                     f"{'a number or None' if field == 'cost_usd' else 'an int'}"
                 )
         if self.on_own_thread():
-            self._count_usage(event)
+            self._count_usage(event, cause)
         else:
-            self.loop.post(partial(self._count_usage, event))
+            self.loop.post(partial(self._count_usage, event, cause))
 
-    def _count_usage(self, event: UsageEvent) -> None:
+    def _count_usage(self, event: UsageEvent, cause: Place | None) -> None:
         if self.totals is None:
             self.totals = Totals()
         self.totals.input_tokens += event.input_tokens
         self.totals.output_tokens += event.output_tokens
         self.totals.cost_usd += event.cost_usd or 0.0
-        if self.stream is not None:
-            self.stream.append(event)
+        if self.recording is not None and not self.over:
+            self.recording.used(self, event.input_tokens, event.output_tokens, event.cost_usd or 0.0)
+        self.show(event, cause)
+
+    def note_end(self, outcome: str, ctx: Context, error: BaseException | None) -> None:
+        """Note how an attempt ended that did not end well, if the run is recorded."""
+        if self.recording is not None:
+            self.recording.left(self, ctx, outcome, error)
 
     def record(self, kind: str, ctx: Context, error: BaseException | None) -> None:
         """Write a step record, if anybody wants them."""
