@@ -1,14 +1,17 @@
 # Part of run.pyx: what a run that is recorded writes down while it runs.
 #
-# The journal is a list of tuples: the kind, the time on the engine's clock in seconds, and then
-#     NUMBERED   number of the event, its route, what is kept of it, what produced it
-#     STARTED    the attempt
-#     FINISHED   the attempt
-#     DROPPED    the attempt; it has finished, and the run had ended
-# An attempt is (number of its event, index of its step, number of the attempt or 0 for `on_error`). What happens less
-# than once per attempt is written by `blazen.engine.recording`, which also puts all of it together for whoever looks.
+# The journal is one flat list. Each entry takes ENTRY_SIZE places: the kind, the time on the engine's clock in seconds,
+# and four more:
+#     NUMBERED   number of the event, its route, what is kept of it, what produced it: an attempt as a tuple
+#     STARTED    the attempt: number of its event, index of its step, number of the attempt or 0 for `on_error`; unused
+#     FINISHED   likewise
+#     DROPPED    likewise; it has finished, and the run had ended
+# Flat, because a tuple per entry would be one more object for the garbage collector to walk over, again and again: that
+# made a recorded run several times as slow. What happens less than once per attempt is written by
+# `blazen.engine.recording`, which also puts all of it together for whoever looks.
 # A run without a journal asks for it once per event, and not at all where `_run_chain` runs its steps.
 
+ENTRY_SIZE = 6
 NUMBERED = 0
 STARTED = 1
 FINISHED = 2

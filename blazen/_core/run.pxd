@@ -90,6 +90,7 @@ cdef class RunCore:
     cdef uint64_t _arm(self, double deadline, object target) except 0
     cdef int _disarm(self, uint64_t token) except -1
     cdef int _note(self, str kind, Context ctx) except -1
+    cdef int _write_attempt(self, object kind, Context ctx) except -1
     cdef int _write_event(self, uint64_t seq, Route route, object event) except -1
     cdef object _keep(self, object event)
     cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1

@@ -37,6 +37,7 @@ def configure_trio(
 def sees_into_contexts() -> bool: ...
 
 # The journal's kinds of entries.
+ENTRY_SIZE: int
 NUMBERED: int
 STARTED: int
 FINISHED: int
@@ -88,7 +89,7 @@ class RunCore:
     @property
     def state(self) -> StateStore: ...
     @property
-    def journal(self) -> list[tuple[Any, ...]] | None: ...
+    def journal(self) -> list[Any] | None: ...
     @property
     def ending(self) -> bool: ...
     @property

@@ -510,15 +510,15 @@ cdef class RunCore:
         if error is not None:
             self.on_failed(ctx, error)
         elif result is not None and not self.ending:
+            if self.journal is not None:
+                self._cause = ctx._place()
             self._dispatch(ctx._step, result, ctx._handling)
         return 0
 
     cdef int _note(self, str kind, Context ctx) except -1:
         """Write an attempt's begin or end into the journal and a step record, where anybody wants them."""
         if self.journal is not None:
-            self.journal.append((STARTED if kind == "started" else FINISHED, self._now(), ctx._place()))
-            if kind == "finished":
-                self._cause = ctx._place()
+            self._write_attempt(STARTED if kind == "started" else FINISHED, ctx)
         if self._log is None:
             return 0
         if self._log.with_steps:
@@ -527,8 +527,22 @@ cdef class RunCore:
             self._log.unrecorded += 1
         return 0
 
+    cdef int _write_attempt(self, object kind, Context ctx) except -1:
+        # All that can fail, or let another thread look, comes before the first append: an entry is there whole or not.
+        now = self._now()
+        seq = ctx.seq
+        cdef list journal = self.journal
+        journal.append(kind)
+        journal.append(now)
+        journal.append(seq)
+        journal.append(ctx._step.index)
+        journal.append(0 if ctx._handling else ctx.attempt)
+        journal.append(None)
+        return 0
+
     cdef int _write_event(self, uint64_t seq, Route route, object event) except -1:
-        self.journal.append((NUMBERED, self._now(), seq, route, self._keep(event), self._cause))
+        kept = self._keep(event)
+        self.journal += [NUMBERED, self._now(), seq, route, kept, self._cause]
         return 0
 
     cdef object _keep(self, object event):
@@ -567,7 +581,7 @@ cdef class RunCore:
             if error is not None:
                 self.on_failed(ctx, error)
             elif self.journal is not None:
-                self.journal.append((DROPPED, self._now(), ctx._place()))
+                self._write_attempt(DROPPED, ctx)
         return 0
 
     cdef bint _must_wait_for_pass(self, Worker worker, Context ctx) except -1:

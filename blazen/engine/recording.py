@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from blazen._core.run import (
     DROPPED,
+    ENTRY_SIZE,
     FINISHED,
     NUMBERED,
     START,
@@ -22,7 +23,7 @@ from blazen._core.run import (
     kept_by,
 )
 from blazen.engine.life import Happening
-from blazen.engine.payloads import LIMIT, payload, short_text, type_name
+from blazen.engine.payloads import LIMIT, payload_of_plain, short_text, type_name
 from blazen.errors import CancelledError, TimeoutError, WorkflowError
 from blazen.events import Event, StopEvent
 from blazen.record import (
@@ -46,10 +47,10 @@ if TYPE_CHECKING:
     from blazen.engine.result import RunId
     from blazen.engine.run import Run
 
-# Kinds of entries beyond those of the core; each has the time in seconds on the engine's clock in second place.
-TOLD = 10  # the attempt, why: it was told to stop
-LEFT = 11  # the attempt, its outcome, its error or None
-SHOWN = 12  # type, what is kept of the event, the attempt or None
+# Kinds of entries beyond those of the core, and what stands in their places after kind and time.
+TOLD = 10  # the attempt as a tuple, why: it was told to stop
+LEFT = 11  # the attempt as a tuple, its outcome, its error or None
+SHOWN = 12  # type, what is kept of the event, the attempt as a tuple or None
 USED = 13  # input tokens, output tokens, cost in US dollars
 ENDING = 14  # Stop: what ends the run
 OVER = 15  # the state it ended in, its error or None
@@ -117,42 +118,47 @@ class Recording:
 
     # --- writing
 
+    def _write(self, kind: int, now: float, a: object, b: object = None, c: object = None) -> None:
+        self._journal.extend((kind, now, a, b, c, None))
+
     def told(self, run: Run, ctx: Context, reason: int) -> None:
         """A running attempt was told to stop."""
-        self._journal.append((TOLD, run.now(), ctx.place, reason))
+        self._write(TOLD, run.now(), ctx.place, reason)
 
     def left(self, run: Run, ctx: Context, outcome: str, error: BaseException | None) -> None:
         """An attempt has ended otherwise than well."""
         described = None if error is None else describe_error(error)
-        self._journal.append((LEFT, run.now(), ctx.place, outcome, described))
+        self._write(LEFT, run.now(), ctx.place, outcome, described)
 
     def shown(self, run: Run, event: Event, cause: _Place | None) -> None:
         """An event was written to the stream, or would have been had there been one."""
-        self._journal.append((SHOWN, run.now(), event.event_type, kept_by(run, event), cause))
+        self._write(SHOWN, run.now(), event.event_type, kept_by(run, event), cause)
 
     def used(self, run: Run, input_tokens: int, output_tokens: int, cost: float) -> None:
         """Usage was counted."""
-        self._journal.append((USED, run.now(), input_tokens, output_tokens, cost))
+        self._write(USED, run.now(), input_tokens, output_tokens, cost)
 
     def ending(self, run: Run, happening: Happening, cause: StopEvent | BaseException | None, by: str) -> None:
         """The end of the run has begun."""
         now = run.now()
         at = _seconds(now - self._began)
-        self._journal.append((ENDING, now, self._why(run, at, happening, cause, by)))
+        self._write(ENDING, now, self._why(run, at, happening, cause, by))
 
     def over(self, run: Run, state: str) -> None:
         """The run has ended and every step is out."""
         outcome = run.outcome
         error = describe_error(outcome) if isinstance(outcome, BaseException) else None
-        self._journal.append((OVER, run.now(), state, error))
+        self._write(OVER, run.now(), state, error)
         self._now = None
 
     def _why(self, run: Run, at: float, happening: Happening, cause: StopEvent | BaseException | None, by: str) -> Stop:
         if happening is Happening.STOP:
-            entry = next(entry for entry in reversed(self._journal) if entry[0] == NUMBERED)
-            emitter = entry[5]
+            place = len(self._journal) - ENTRY_SIZE
+            while self._journal[place] != NUMBERED:
+                place -= ENTRY_SIZE
+            number, emitter = self._journal[place + 2], self._journal[place + 5]
             step = self._router.steps[emitter[1]].name if isinstance(emitter, tuple) else None
-            return Stop(by="stop_event", at=at, step=step, event=entry[2])
+            return Stop(by="stop_event", at=at, step=step, event=number)
         if happening is Happening.LEFT:
             return Stop(by="caller_scope", at=at)
         if happening is Happening.CANCEL:
@@ -214,9 +220,12 @@ class _Fold:
 
     def record(self, state: str, version: str, run_id: str, started_at: float | None) -> RunRecord:
         """All of it."""
-        for entry in self._journal:
-            self._last = max(self._last, _seconds(entry[1] - self._began))
-            self._take(entry)
+        places = [self._journal[offset::ENTRY_SIZE] for offset in range(ENTRY_SIZE)]
+        for kind, now, a, b, c, d in zip(*places, strict=True):
+            at = round(now - self._began, 6)
+            if at > self._last:
+                self._last = at
+            self._take(kind, at, a, b, c, d)
         ended = self._state is not None
         if not ended and self._clock is not None:
             self._last = max(self._last, _seconds(self._clock() - self._began))
@@ -247,29 +256,28 @@ class _Fold:
         payload = self._events[self._ended_by.event - 1].payload
         return payload.get("result") if isinstance(payload, dict) else None
 
-    def _take(self, entry: tuple[Any, ...]) -> None:
-        kind, at = entry[0], _seconds(entry[1] - self._began)
+    def _take(self, kind: int, at: float, a: Any, b: Any, c: Any, d: Any) -> None:
         if kind == NUMBERED:
-            self._numbered(at, *entry[2:])
+            self._numbered(at, a, b, c, d)
         elif kind == STARTED:
-            self._attempt_started(at, entry[2])
+            self._attempt_started(at, a, b, c)
         elif kind == FINISHED:
-            self._attempt_ended(at, entry[2], "finished")
+            self._attempt_ended(at, (a, b, c), "finished")
         elif kind == DROPPED:
-            self._attempt_ended(at, entry[2], "finished").dropped = True
+            self._attempt_ended(at, (a, b, c), "finished").dropped = True
         elif kind == TOLD:
-            self._attempt_told(at, entry[2], entry[3])
+            self._attempt_told(at, a, b)
         elif kind == LEFT:
-            self._attempt_left(at, *entry[2:])
+            self._attempt_left(at, a, b, c)
         elif kind == SHOWN:
-            by = None if entry[4] is None else self._place(entry[4])
-            self._shown.append(ShownEvent(type=entry[2], at=at, by=by, payload=_written(entry[3])))
+            by = None if c is None else self._place(c)
+            self._shown.append(ShownEvent(type=a, at=at, by=by, payload=_written(b)))
         elif kind == USED:
-            self._usage = [total + more for total, more in zip(self._usage, entry[2:], strict=True)]
+            self._usage = [total + more for total, more in zip(self._usage, (a, b, c), strict=True)]
         elif kind == ENDING:
-            self._ended_by = entry[2]
+            self._ended_by = a
         else:
-            self._state, self._error = entry[2], entry[3]
+            self._state, self._error = a, b
 
     def _numbered(self, at: float, number: int, route: Any, kept: Any, cause: Any) -> None:
         by: Any = "start" if cause == START else "outside"
@@ -293,17 +301,18 @@ class _Fold:
         index, attempt = self._place(place)
         return index, self._invocations[index].attempts[attempt]
 
-    def _attempt_started(self, at: float, place: _Place) -> None:
-        index = self._index[place[0], place[1]]
+    def _attempt_started(self, at: float, number: int, step: int, attempt: int) -> None:
+        index = self._index[number, step]
         invocation = self._invocations[index]
         queued = self._again.pop(index, invocation.queued)
-        invocation.attempts.append(Attempt(queued=queued, started=at, outcome="running", handler=place[2] == 0))
+        invocation.attempts.append(Attempt(queued=queued, started=at, outcome="running", handler=attempt == 0))
 
     def _attempt_ended(self, at: float, place: _Place, outcome: Any) -> Attempt:
         index, attempt = self._attempt(place)
         attempt.ended = at
         attempt.outcome = outcome
-        self._again[index] = at
+        if outcome != "finished":
+            self._again[index] = at
         return attempt
 
     def _attempt_told(self, at: float, place: _Place, reason: int) -> None:
@@ -329,7 +338,7 @@ class _Fold:
 
 
 def _written(kept: Any) -> Any:
-    return payload(kept) if isinstance(kept, Event) else kept
+    return payload_of_plain(kept) if isinstance(kept, Event) else kept
 
 
 def _wall_clock(at: float | None) -> str | None:

@@ -97,6 +97,7 @@ class Ledger:
         self.number: object = 0  # the shared number as the last edit left it
         self.warnings: list[str] = []
         self.outcome: tuple[Any, ...] = ()
+        self.record: Any = None  # the RunRecord of a run that was recorded
         self.budget = budget
         self.closed = False
         self._passes = passes

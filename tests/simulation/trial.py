@@ -21,10 +21,10 @@ AFTERWARDS = 100.0
 OUTSIDE = "outside"
 
 
-def run_plan(plan: Plan, times: int = 1) -> list[list[Ledger]]:
+def run_plan(plan: Plan, times: int = 1, *, record: bool = False) -> list[list[Ledger]]:
     """The ledgers of the plan's runs, for each time it is run; the workflow is the same object each time."""
     books: list[Ledger] = []
-    workflow = make_workflow(plan, books)
+    workflow = make_workflow(plan, books).options(record=record)
     trials = []
     for _ in range(times):
         books.clear()
@@ -72,7 +72,9 @@ async def _run(plan: Plan, workflow: Workflow[Any], ledger: Ledger) -> None:
             else:
                 result = await _run_alone(plan, workflow, ledger, scope)
             ledger.outcome = ("completed", result.result)
+            ledger.record = result.record
     except BlazenError as error:
+        ledger.record = error.record
         ledger.outcome = ("cancelled" if isinstance(error, CancelledError) else "failed", error)
     except Exception as error:
         ledger.outcome = ("not wrapped", error)
