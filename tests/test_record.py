@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
-from recorded_runs import Doubled, Item, begin, make_three, record_of, recorded, stop
+from recorded_runs import Doubled, Item, Loaded, begin, make_three, record_of, recorded, stop
 
 from blazen import (
     CancelledError,
@@ -523,6 +525,31 @@ async def test_a_result_with_a_record_can_be_pickled() -> None:
     again = pickle.loads(pickle.dumps(result))
     assert again.record == result.record
     assert pickle.loads(pickle.dumps(again)).record == result.record
+
+
+async def test_a_record_keeps_neither_the_run_nor_what_its_events_held_alive() -> None:
+    class Large:
+        pass
+
+    kept: list[weakref.ref[Large]] = []
+
+    @step
+    async def hand_on(ctx: Context, ev: StartEvent) -> Loaded:
+        kept.append(weakref.ref(ev.data))
+        ctx.session["large"] = ev.data
+        return Loaded([ev.data])
+
+    @step
+    async def end(ev: Loaded) -> StopEvent:
+        assert kept[0]() is ev.value[0]
+        return StopEvent()
+
+    result = await recorded(hand_on, end).run(Large())
+    gc.collect()
+    assert kept[0]() is None
+    record = result.record
+    assert record is not None
+    assert record.input["type"].endswith("Large")
 
 
 async def test_what_was_shown_and_used_is_kept_also_where_nobody_reads_the_stream() -> None:

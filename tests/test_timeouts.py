@@ -394,6 +394,28 @@ async def test_errors_while_a_run_over_its_time_unwinds_are_suppressed(autojump_
     assert caught.value.suppressed == (original,)
 
 
+async def test_steps_that_unwind_in_one_pass_after_the_run_is_over_its_time_are_all_suppressed(
+    autojump_clock: MockClock,
+) -> None:
+    @step
+    async def two(ev: StartEvent) -> list[Number]:
+        return [Number(), Number()]
+
+    @step(timeout=0.25)
+    async def tidy(ctx: Context, ev: Number) -> StopEvent:
+        try:
+            await trio.sleep_forever()
+        finally:
+            async with ctx.cleanup():
+                await trio.sleep(1.0)
+
+    with pytest.raises(TimeoutError) as caught:
+        await Workflow("w", [two, tidy], timeout=1.0).run()
+    assert caught.value.step is None
+    assert [type(error) for error in caught.value.suppressed] == [TimeoutError, TimeoutError]
+    assert [error.step for error in caught.value.suppressed] == ["tidy", "tidy"]  # type: ignore[attr-defined]
+
+
 async def test_many_short_steps_together_may_be_over_the_runs_time(autojump_clock: MockClock) -> None:
     count = 0
 

@@ -319,8 +319,8 @@ cdef class Context:
 
     @property
     def place(self):
-        """What the journal calls this attempt: its event's number, its step's index, its own number or 0 for `on_error`.
-        None where no journal is kept.
+        """What the journal calls this attempt: its event's number, its step's index, and its own number, which is 0 for
+        `on_error`. None where no journal is kept.
         """
         return self._place()
 

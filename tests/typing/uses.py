@@ -25,6 +25,7 @@ from blazen import (
     step,
 )
 from blazen.errors import BlazenError, CancelledError, TimeoutError, ValidationError, WorkflowError
+from blazen.record import RunRecord
 from blazen.testing import (
     Checkpoint,
     RunOutcome,
@@ -254,6 +255,7 @@ async def run() -> None:
     assert_type(result.run_id, str)
     assert_type(result.total_input_tokens, int)
     assert_type(result.total_cost_usd, float)
+    assert_type(result.record, RunRecord | None)
     assert result.result == "Hello, Ada!"
     receipt = (await orders.run(item="tea", count=2)).event
     assert isinstance(receipt, Receipt)
