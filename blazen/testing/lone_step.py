@@ -126,9 +126,9 @@ class LoneStep(Run):
         del self.returned[self.kept :]
         super().on_failed(ctx, error)
 
-    def receive(self, event: Event, emitter: str | None = None) -> None:
+    def receive(self, event: Event, emitter: str | None = None, cause: tuple[int, int, int] | None = None) -> None:
         """The step has sent an event."""
-        super().receive(event, emitter)
+        super().receive(event, emitter, cause)
         self.sent.append(event)
 
     def on_stop(self, event: StopEvent) -> None:
