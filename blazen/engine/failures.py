@@ -282,7 +282,7 @@ def absorb(run: Run, group: BaseExceptionGroup[BaseException]) -> None:
 
 def attach(run: Run) -> None:
     """Give the run's error what happened beside it; where there is no error to carry it, warn."""
-    if not run.suppressed and not run.abandoned:
+    if not run.suppressed and not run.abandoned and run.recording is None:
         return
     outcome = run.outcome
     suppressed = tuple(error for error in run.suppressed if error is not outcome)
