@@ -258,6 +258,66 @@ async def test_cancelling_a_run_or_a_step_that_asks_closes_its_question(autojump
             await handler.result()
 
 
+async def test_an_answer_to_a_step_that_was_just_cancelled_is_refused_and_not_routed(
+    autojump_clock: MockClock,
+) -> None:
+    routed: list[object] = []
+
+    @step
+    async def begin(ev: StartEvent) -> Go:
+        return Go()
+
+    @step
+    async def ask(ctx: Context, ev: Go) -> StopEvent:
+        await ctx.request_input("?")
+        return StopEvent()
+
+    @step
+    async def other(ev: Go) -> StopEvent:
+        await trio.sleep(10)
+        return StopEvent()
+
+    @step
+    async def answers(ev: InputResponseEvent) -> None:
+        routed.append(ev)
+
+    async with Workflow("w", [begin, ask, other, answers]).run_with_handler() as handler:
+        await trio.sleep(1)
+        (question,) = handler.pending_inputs()
+        handler.cancel_step("ask")  # told, and not out yet
+        with pytest.raises(ValidationError, match="no open question has the id"):
+            handler.respond_to_input(question.request_id, "late")
+        await handler.result()
+    assert routed == []
+
+
+@pytest.mark.parametrize("when", ["while it waits", "before"])
+async def test_a_thread_step_that_waits_is_told_to_stop_at_once_and_is_not_abandoned(when: str) -> None:
+    raised: list[str] = []
+
+    @step(run="thread")
+    def ask(ctx: Context, ev: StartEvent) -> StopEvent:
+        if when == "before":
+            trio.from_thread.run_sync(handler.cancel)
+        try:
+            trio.from_thread.run(ctx.request_input, "?")
+        except CancelledError as exc:
+            raised.append(type(exc).__name__)
+            raise
+        return StopEvent()
+
+    # In real time: a clock that leaps would leap over the grace of a thread.
+    async with Workflow("w", [ask], cleanup_grace=3600.0).run_with_handler() as handler:
+        if when == "while it waits":
+            async for _ in handler.stream_events():
+                handler.cancel()
+        with pytest.raises(CancelledError) as caught:
+            await handler.result()
+    assert raised == ["CancelledError"]
+    assert caught.value.abandoned == ()
+    assert caught.value.suppressed == ()
+
+
 async def test_a_question_from_a_thread_step_goes_through_the_loop(autojump_clock: MockClock) -> None:
     @step(run="thread")
     def ask(ctx: Context, ev: StartEvent) -> StopEvent:

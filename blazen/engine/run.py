@@ -513,10 +513,14 @@ class Run(RunCore):
     def on_ask(self, event: InputRequestEvent) -> None:
         """A question was produced."""
         if self.stream is None:
-            self.fail(failures.unanswerable(self, event))
+            self.fail(self.unanswerable(event))
             return
         self.questions[event.request_id] = event
         self.show(event, None)
+
+    def unanswerable(self, event: InputRequestEvent) -> Exception:
+        """The error of a question that nobody can answer, because there is no handler."""
+        return failures.unanswerable(self, event)
 
     @enable_ki_protection
     def on_failed(self, ctx: Context, error: Exception) -> None:
@@ -659,6 +663,8 @@ class Run(RunCore):
                 ctx.thread_scope.cancel()
             else:
                 self.add_timer(self.now() + self.cleanup_grace, partial(threads.abandon, ctx, ctx.thread_scope))
+                if self.waits is not None:
+                    self.waits.break_off(ctx)
             return
         worker = ctx.worker
         if worker.scope is not None:

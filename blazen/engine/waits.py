@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import outcome
 from trio.lowlevel import Abort, checkpoint_if_cancelled, current_task, reschedule, wait_task_rescheduled
 
-from blazen.engine import failures
-from blazen.errors import TimeoutError, ValidationError, WorkflowError
+from blazen.errors import CancelledError, TimeoutError, ValidationError, WorkflowError
 from blazen.events import DynamicEvent, Event, InputRequestEvent, StopEvent, convert
 
 if TYPE_CHECKING:
@@ -63,12 +63,13 @@ class Entry:
 class Wait:
     """A call that waits now."""
 
-    __slots__ = ("_value", "ctx", "entry", "matches", "run", "schema", "task", "timer")
+    __slots__ = ("_value", "ctx", "entry", "matches", "run", "schema", "task", "timer", "what")
 
-    def __init__(self, run: Run, ctx: Context, entry: Entry) -> None:
+    def __init__(self, run: Run, ctx: Context, entry: Entry, what: str) -> None:
         self.run = run
         self.ctx = ctx
         self.entry = entry
+        self.what = what  # it waits for, in messages
         self.matches: Callable[[Event], Event | None] | None = None  # of a wait for an event: the event it gets
         self.schema: Any = None  # of a question: the type of its answer
         self.task: trio.lowlevel.Task | None = None
@@ -78,6 +79,8 @@ class Wait:
     async def outcome(self, timeout: float | None) -> object:
         """Wait. Returns what came, or _NOTHING when the time is over."""
         run = self.run
+        if self.ctx.step.in_thread:  # an inline step has met its cancellation before
+            self.ctx.check_cancelled()
         self.task = current_task()
         if timeout is not None:
             self.timer = run.add_timer(run.now() + timeout, self._wake)
@@ -101,6 +104,13 @@ class Wait:
         self._value = self.entry.value = value
         self._wake()
 
+    def break_off(self, error: Exception) -> None:
+        """Have the wait raise."""
+        task = self.task
+        assert task is not None
+        self._end()
+        reschedule(task, outcome.Error(error))
+
     def _wake(self) -> None:
         task = self.task
         assert task is not None
@@ -115,6 +125,8 @@ class Wait:
         self.task = None
         assert self.run.waits is not None
         self.run.waits.open.remove(self)
+        if self.matches is None and self.entry.request_id is not None:  # or an answer that comes now would be routed
+            self.run.questions.pop(self.entry.request_id, None)
         self.run.release_clock(self.ctx)
         if self.timer:
             self.run.cancel_timer(self.timer)
@@ -150,6 +162,11 @@ class Waits:
                 return match
         return None
 
+    def break_off(self, ctx: Context) -> None:
+        """Have the waits of a thread step raise that was told to stop, as `ctx.check_cancelled()` would."""
+        for wait in [wait for wait in self.open if wait.ctx is ctx]:
+            wait.break_off(CancelledError(run_id=wait.run.run_id))
+
     def question(self, request_id: str) -> Wait | None:
         """The wait that asked under this id."""
         for wait in self.open:
@@ -173,10 +190,10 @@ async def wait_for_event(
         if early is not None:
             entry.value = early
     if not entry.answered:
-        wait = Wait(run, ctx, entry)
+        wait = Wait(run, ctx, entry, f"an event {_name_of(event_type)!r}")
         wait.matches = matches
         if await wait.outcome(seconds) is _NOTHING:
-            raise _timeout(run, ctx, f"an event {_name_of(event_type)!r}", seconds)
+            raise _timeout(run, ctx, wait.what, seconds)
     assert isinstance(entry.value, Event)
     return entry.value
 
@@ -201,10 +218,10 @@ async def request_input(
         return entry.value
     question = InputRequestEvent(entry.request_id, prompt, metadata)
     if run.stream is None:
-        raise failures.unanswerable(run, question)
+        raise run.unanswerable(question)
     await checkpoint_if_cancelled()
     entry.request_id = question.request_id
-    wait = Wait(run, ctx, entry)
+    wait = Wait(run, ctx, entry, f"an answer to {prompt!r}")
     wait.schema = schema
     run.on_ask(question)
     try:
@@ -216,7 +233,7 @@ async def request_input(
     if default is not _NOTHING:
         entry.value = default
         return default
-    raise _timeout(run, ctx, f"an answer to {prompt!r}", seconds)
+    raise _timeout(run, ctx, wait.what, seconds)
 
 
 def check_schema(schema: Any, call: str) -> None:
