@@ -266,7 +266,7 @@ class Workflow(Generic[Out]):
             input = fields
         return start_event(self._graph.start_class, input)
 
-    def _new_run(self, stream: Any) -> Run:
+    def _new_run(self, stream: Any, kind: Callable[..., Run] | None = None) -> Run:
         if not self._guarded:
             _load_engine(self._graph)
             self._guarded = True
@@ -275,7 +275,7 @@ class Workflow(Generic[Out]):
                 f"workflow {self.name!r} is run outside of trio: call it inside trio.run(...), or use run_sync() where "
                 "no event loop runs"
             )
-        run = _new_run(
+        run = (kind or _new_run)(
             self._router,
             StateStore(self._types, self._events),
             session={} if self._session is None else self._session,

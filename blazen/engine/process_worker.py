@@ -65,8 +65,11 @@ class QuietContext(SpawnContext):
 def call(job: bytes) -> Answer:
     """Call a step. Never raises: exceptions of the step are part of the answer. No job: only say that it is ready."""
     prepare()
-    if not job:
-        return (READY,)
+    return answer_of(job) if job else (READY,)
+
+
+def answer_of(job: bytes) -> Answer:
+    """Call a step, in whatever process this is; as `call`."""
     try:
         fn, event = pickle.loads(job)
     except BaseException as exc:

@@ -21,6 +21,8 @@ from blazen.engine import failures, process_worker
 from blazen.errors import ValidationError, WorkflowError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blazen._core.run import Context, Worker
     from blazen.engine.run import Run
 
@@ -117,7 +119,7 @@ async def run_step(run: Run, worker: Worker) -> None:
             error = _without_worker(run, ctx, exc) if isinstance(exc, Exception) else exc
     ctx.thread_scope = None
     if answer is not None and not ctx.cancelled:
-        result, error = _outcome(run, ctx, answer)
+        result, error = read_answer(run, ctx, answer)
     try:
         worker.finish_thread(result, error)
     except Exception as exc:  # what the step returned cannot be dispatched, or memory ran out
@@ -128,7 +130,7 @@ async def _call(run: Run, ctx: Context) -> process_worker.Answer:
     import trio_parallel
 
     async with trio_parallel.current_default_worker_limiter():
-        job = _pickle_job(run, ctx)  # not before: steps that wait for a place must not hold a copy of their event each
+        job = pickle_job(run, ctx)  # not before: steps that wait for a place must not hold a copy of their event each
         if trio_parallel.default_context_statistics().idle_workers == 0:
             await _start_worker(run, ctx)
         # Its time begins now. Counted from before, a step would time out because others use the processors, or because
@@ -164,9 +166,14 @@ async def _in_worker(job: bytes, most: int) -> process_worker.Answer:
     return answer
 
 
-def _pickle_job(run: Run, ctx: Context) -> bytes:
+def pickle_job(run: Run, ctx: Context, fn: Callable[..., Any] | None = None) -> bytes:
+    """What a worker is sent: the step's function, or `fn` in its place, and the event.
+
+    Raises:
+        WorkflowError: They cannot be pickled.
+    """
     try:
-        return pickle.dumps((ctx.step.fn, ctx.event), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps((fn or ctx.step.fn, ctx.event), pickle.HIGHEST_PROTOCOL)
     except Exception as exc:
         problem = process_worker.unpicklable(ctx.event)
         what = f"its event {problem}" if problem else f"its function: {process_worker.describe(exc)}"
@@ -179,7 +186,7 @@ def _pickle_job(run: Run, ctx: Context) -> bytes:
         ) from exc
 
 
-def _outcome(run: Run, ctx: Context, answer: process_worker.Answer) -> tuple[object, BaseException | None]:
+def read_answer(run: Run, ctx: Context, answer: process_worker.Answer) -> tuple[object, BaseException | None]:
     """What the step returned, or the error it failed with."""
     kind, *rest = answer
     if kind == process_worker.RETURNED:
@@ -271,4 +278,4 @@ def _error(run: Run, ctx: Context, said: str, *, cause: BaseException | None = N
     return error
 
 
-__all__ = ["load", "run_step"]
+__all__ = ["load", "pickle_job", "read_answer", "run_step"]

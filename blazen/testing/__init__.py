@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from blazen.testing.answers import UNANSWERED
     from blazen.testing.checkpoints import Checkpoint
     from blazen.testing.everywhere import InjectedFault, cancel_everywhere, fail_everywhere
     from blazen.testing.matching import assert_events, match
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from blazen.testing.watching import WatchedRun, watch
 
 _HOMES = {
+    "UNANSWERED": "answers",
     "Checkpoint": "checkpoints",
     "InjectedFault": "everywhere",
     "RunOutcome": "trial",
@@ -42,6 +44,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "UNANSWERED",
     "Checkpoint",
     "InjectedFault",
     "RunOutcome",

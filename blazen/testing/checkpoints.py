@@ -25,7 +25,8 @@ import blazen
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blazen._core.run import Worker
+    from blazen._core.router import StepInfo
+    from blazen._core.run import Context, Worker
     from blazen.engine.run import Run
 
 WAITS, GOES_ON, IS_CALLED = "waits", "goes on", "is called"
@@ -71,6 +72,7 @@ class Prober(trio.abc.Instrument):
         self._number = number
         self._run: Run | None = None
         self._waiting: set[trio.lowlevel.Task] = set()
+        self._computing: dict[Context, int] = {}  # how often each has been suspended since
 
     def begin(self, run: Run, scope: trio.CancelScope) -> None:
         """The run begins, inside of `scope`."""
@@ -84,6 +86,13 @@ class Prober(trio.abc.Instrument):
     def act(self, checkpoint: Checkpoint, task: trio.lowlevel.Task) -> None:
         """The run has come to the checkpoint; `task` waits there."""
 
+    def call(self, step: str, fn: Callable[..., Any]) -> None:
+        """The step is about to be called; what is raised here, it raises."""
+
+    def starts_computing(self, ctx: Context) -> None:
+        """The process step is handed to a worker process now, by the task that runs."""
+        self._computing[ctx] = 0
+
     # --- what trio calls
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
@@ -94,7 +103,11 @@ class Prober(trio.abc.Instrument):
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """A task has been suspended, or has ended."""
-        if self._run is None or self.worker_of(task) is None:
+        worker = None if self._run is None else self.worker_of(task)
+        if worker is None:
+            return
+        if worker.ctx is not None and worker.ctx.step.in_process:
+            self._in_process(worker.ctx, task)
             return
         # One that cannot be aborted is in the next pass already: whatever comes meanwhile, comes before it goes on.
         if task._abort_func is not None:
@@ -102,6 +115,18 @@ class Prober(trio.abc.Instrument):
         self.come_to(WAITS, task)
 
     # --- checkpoints
+
+    def _in_process(self, ctx: Context, task: trio.lowlevel.Task) -> None:
+        """A process step has one checkpoint: it computes. How often its task waits for the answer differs.
+
+        The first suspension comes before the event is sent, the second one when it is on its way.
+        """
+        if ctx not in self._computing:
+            return
+        self._computing[ctx] += 1
+        if self._computing[ctx] == 2:
+            del self._computing[ctx]
+            self.come_to(WAITS, task)
 
     def come_to(self, what: str, task: trio.lowlevel.Task) -> None:
         """Count a checkpoint where a task waits, and act there if it is the one."""
@@ -111,7 +136,7 @@ class Prober(trio.abc.Instrument):
             return
         self.count += 1
         if self.count == self._number:
-            file, line = place_of(task) or place_of(worker.task) or function_place(ctx.step.fn)
+            file, line = _place_in(ctx.step, task, worker.task)
             self.reached = Checkpoint(self.count, what, ctx.step.name, ctx.attempt, file, line)
             self.act(self.reached, task)
 
@@ -144,7 +169,7 @@ class Prober(trio.abc.Instrument):
                 yield from self._with_children(worker.task, worker.ctx.step)
 
     def _with_children(self, task: trio.lowlevel.Task, step: Any) -> Iterator[tuple[trio.lowlevel.Task, str]]:
-        file, line = place_of(task) or function_place(step.fn)
+        file, line = _place_in(step, task)
         yield task, f"step {step.name!r} waits at {_short(file)}:{line}"
         for nursery in task.child_nurseries:
             if self._run is not None and nursery is not self._run.nursery:
@@ -182,8 +207,8 @@ class Saboteur(Prober):
         worker = self.worker_of(task)
         if worker is None or worker.ctx is None:
             return
-        if worker.ctx.step.in_thread and task is worker.task:
-            return  # the wait is the engine's: for the thread
+        if worker.ctx.step.off_loop and task is worker.task:
+            return  # the wait is the engine's: for the thread or the process
         if task._abort_func is not None or _is_bare_checkpoint(task):
             self.come_to(WAITS, task)
 
@@ -219,6 +244,16 @@ def _is_bare_checkpoint(task: trio.lowlevel.Task) -> bool:
     inner: Any = trio.lowlevel.cancel_shielded_checkpoint
     outer: Any = trio.lowlevel.checkpoint
     return inner.__code__ in codes and codes[codes.index(inner.__code__) - 1] is outer.__code__
+
+
+def _place_in(step: StepInfo, *tasks: trio.lowlevel.Task) -> tuple[str, int]:
+    """File and line where a step waits: in the first of the tasks that shows it, else where its function begins."""
+    if not step.in_process:
+        for task in tasks:
+            place = place_of(task)
+            if place is not None:
+                return place
+    return function_place(step.fn)
 
 
 def place_of(task: trio.lowlevel.Task) -> tuple[str, int] | None:

@@ -11,6 +11,7 @@ from blazen._core.router import Router
 from blazen.errors import ValidationError
 from blazen.retry import show
 from blazen.steps import StepSpec
+from blazen.testing.answers import Answerer, Answers
 from blazen.testing.checkpoints import WAITS, Canceller, Checkpoint, Prober, Saboteur
 from blazen.testing.scheduling import check_seed, refuse_inside_trio
 from blazen.testing.trial import Check, RunOutcome, explain, run_trial, workflow_of
@@ -33,6 +34,7 @@ def cancel_everywhere(
     only: int | None = None,
     most: int = 1000,
     seed: int = 0,
+    answers: Answers | None = None,
 ) -> list[Checkpoint]:
     """Run a workflow again and again, and cancel it at its first checkpoint, its second, its third ... until the last.
 
@@ -52,12 +54,15 @@ def cancel_everywhere(
         only: Only the checkpoint of this number, to replay a failure.
         most: How many runs there may be.
         seed: Of the schedule.
+        answers: What the run is answered when it asks: a dict of prompt and answer, a list in the order of the
+            questions (of each run), or a function of the `InputRequestEvent`. `UNANSWERED` in the place of an answer
+            leaves a question open. With answers the run has a handler, as one that asks must have.
     Returns:
         The checkpoints at which it was cancelled.
     Raises:
         AssertionError: Of `check`, or what is said there; a note names the step and the line, and how to replay it.
         ValidationError: Steps are named that are not there, no step waits anywhere, there are more than `most`
-            checkpoints, or a trio loop runs in this thread.
+            checkpoints, something is asked that `answers` has no answer to, or a trio loop runs in this thread.
         Exception: What the undisturbed run fails with.
     """
     return _at_each(
@@ -70,6 +75,7 @@ def cancel_everywhere(
         only=only,
         most=most,
         seed=seed,
+        answers=answers,
     )
 
 
@@ -83,6 +89,7 @@ def fail_everywhere(
     only: int | None = None,
     most: int = 1000,
     seed: int = 0,
+    answers: Answers | None = None,
 ) -> list[Checkpoint]:
     """Run a workflow again and again, and have another step call, or another wait in a step, raise each time.
 
@@ -99,6 +106,7 @@ def fail_everywhere(
         only: As of `cancel_everywhere`.
         most: As of `cancel_everywhere`.
         seed: As of `cancel_everywhere`.
+        answers: As of `cancel_everywhere`.
     Returns:
         The checkpoints at which something was raised.
     Raises:
@@ -139,6 +147,7 @@ def fail_everywhere(
         only=only,
         most=most,
         seed=seed,
+        answers=answers,
     )
 
 
@@ -153,6 +162,7 @@ def _at_each(
     only: int | None,
     most: int,
     seed: int,
+    answers: Answers | None,
 ) -> list[Checkpoint]:
     refuse_inside_trio(call)
     check_seed(seed)
@@ -164,7 +174,7 @@ def _at_each(
 
     made, prober = prepare(made, names, None)
     try:
-        run_trial(made, input, prober=prober, check=_once_completed(check), seed=seed)
+        run_trial(made, input, prober=prober, answerer=Answerer(call, answers), check=_once_completed(check), seed=seed)
     except Exception as exc:
         explain(exc, f"{call}: this is the run that nothing was done to")
         raise
@@ -182,7 +192,9 @@ def _at_each(
     while True:
         made, prober = prepare(workflow_of(call, workflow), names, number)
         try:
-            run_trial(made, input, prober=prober, check=_once_disturbed(check), seed=seed)
+            run_trial(
+                made, input, prober=prober, answerer=Answerer(call, answers), check=_once_disturbed(check), seed=seed
+            )
         except Exception as exc:
             if prober.reached is not None:
                 explain(
@@ -253,7 +265,7 @@ def _with_call_seen(spec: StepSpec, timeout: float, has_timeout: bool, saboteur:
     fn, name = spec.fn, spec.name
     if has_timeout:  # it may be the workflow's, which the copy would not know
         spec = msgspec.structs.replace(spec, timeout=timeout)
-    if spec.run not in ("inline", "thread"):  # its function is called elsewhere
+    if spec.run == "process":  # its function is called elsewhere; `TriedRun` tells of it
         return spec
 
     def seen(*arguments: Any) -> Any:

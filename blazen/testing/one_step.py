@@ -11,9 +11,10 @@ import trio
 
 from blazen._core.state import check_types
 from blazen.errors import ValidationError
-from blazen.events import DynamicEvent, Event, StartEvent, UsageEvent, start_event
+from blazen.events import DynamicEvent, Event, InputRequestEvent, StartEvent, UsageEvent, start_event
 from blazen.retry import Retry, show
 from blazen.steps import StepSpec, spec_of
+from blazen.testing.answers import Answerer, Answers
 from blazen.testing.lone_step import LoneStep
 from blazen.testing.scheduling import run_in_virtual_time
 
@@ -29,11 +30,12 @@ class StepOutcome:
         usage: The `UsageEvent`s alone.
         state: The state afterwards, by key.
         session: `ctx.session` afterwards; the same dict that was given.
+        questions: What it asked with `ctx.request_input`, in order; each has a `prompt`.
         error: What it raised; None if it did not, and always None without `keep_error`.
         attempts: How many attempts there were, over all events.
     """
 
-    __slots__ = ("attempts", "error", "events", "sent", "session", "state", "stream", "usage")
+    __slots__ = ("attempts", "error", "events", "questions", "sent", "session", "state", "stream", "usage")
 
     def __init__(self, run: LoneStep, stream: list[Event], error: Exception | None) -> None:
         self.events: list[Any] = run.returned
@@ -42,6 +44,7 @@ class StepOutcome:
         self.usage = [event for event in stream if isinstance(event, UsageEvent)]
         self.state: dict[str, Any] = dict(run.state.items())
         self.session: dict[str, Any] = run.session
+        self.questions: list[InputRequestEvent] = run.questions_asked
         self.error = error
         self.attempts = run.attempts
 
@@ -73,6 +76,8 @@ async def run_step(
     state: Mapping[str, object] | None = None,
     session: dict[str, Any] | None = None,
     attempt: int = 1,
+    answers: Answers | None = None,
+    events: Sequence[Event] = (),
     timeout: bool = False,
     retries: bool = False,
     on_error: bool = False,
@@ -90,14 +95,20 @@ async def run_step(
         state: What `ctx.get` finds, by key.
         session: The dict that the step sees as `ctx.session`.
         attempt: What `ctx.attempt` is at first.
+        answers: What `ctx.request_input` gets: a dict of prompt and answer, a list in the order of the questions, or a
+            function of the `InputRequestEvent`. `UNANSWERED` in the place of an answer lets the question's own timeout
+            come.
+        events: What `ctx.wait_for_event` gets: each call the first of them that matches and is left. A call without a
+            timeout for which there is none is an error at once.
         timeout: Heed the step's own `timeout`; otherwise there is none.
         retries: Heed its `retries`; otherwise there is one attempt.
         on_error: Heed its `on_error`; otherwise what the step raises comes out.
         keep_error: Put what is raised into `.error` instead of raising it.
         types: Classes of your own that the step stores, as of `Workflow`.
     Raises:
-        ValidationError: `fn` is no step, does not accept `event`, or an argument is out of its range.
-        TimeoutError: The step was over its timeout.
+        ValidationError: `fn` is no step, does not accept `event`, its guard refuses it, or an argument is out of its
+            range; or the step asks or waits for what was not given. Raised with `keep_error` too.
+        TimeoutError: The step was over its timeout, or a wait in it.
         WorkflowError: What it returned is no event, or not one that it declares.
     """
     return await run_step_with(
@@ -106,6 +117,8 @@ async def run_step(
         state=state,
         session=session,
         attempt=attempt,
+        answers=answers,
+        events=events,
         timeout=timeout,
         retries=retries,
         on_error=on_error,
@@ -116,11 +129,13 @@ async def run_step(
 
 async def run_step_with(
     fn: Callable[..., Any],
-    events: Sequence[Event],
+    inputs: Sequence[Event],
     *,
     state: Mapping[str, object] | None = None,
     session: dict[str, Any] | None = None,
     attempt: int = 1,
+    answers: Answers | None = None,
+    events: Sequence[Event] = (),
     timeout: bool = False,
     retries: bool = False,
     on_error: bool = False,
@@ -133,10 +148,12 @@ async def run_step_with(
 
     Args:
         fn: As of `run_step`.
-        events: In the order in which the step gets them.
+        inputs: In the order in which the step gets them.
         state: As of `run_step`.
         session: As of `run_step`.
-        attempt: As of `run_step`; for each event.
+        attempt: As of `run_step`; for each input.
+        answers: As of `run_step`; one list for all inputs.
+        events: As of `run_step`; likewise.
         timeout: As of `run_step`.
         retries: As of `run_step`.
         on_error: As of `run_step`.
@@ -149,9 +166,9 @@ async def run_step_with(
     """
     spec = _spec_for(fn, timeout=timeout, retries=retries, on_error=on_error)
     where = f"step {spec.name!r}"
-    if isinstance(events, Event) or not isinstance(events, Sequence):
-        raise ValidationError(f"{where}: run_step_with takes a list of events, got {show(events)}")
-    given = [_fitting(spec, event) for event in events]
+    if isinstance(inputs, Event) or not isinstance(inputs, Sequence):
+        raise ValidationError(f"{where}: run_step_with takes a list of events, got {show(inputs)}")
+    given = [_fitting(spec, event) for event in inputs]
     if not given:
         raise ValidationError(f"{where}: run_step_with needs at least one event")
     if isinstance(attempt, bool) or not isinstance(attempt, int) or attempt < 1:
@@ -162,7 +179,17 @@ async def run_step_with(
         raise ValidationError(f"{where}: state must be a mapping, got {show(state)}")
     if not trio.lowlevel.in_trio_task():
         raise ValidationError(f"{where}: run_step is awaited outside of trio; use run_step_sync")
-    run = LoneStep(spec, given, attempt, check_types(tuple(types)), {} if session is None else session)
+    run = LoneStep(
+        spec,
+        given,
+        awaited=_check_awaited(where, events),
+        answerer=Answerer(where, answers),
+        attempt=attempt,
+        types=check_types(tuple(types)),
+        session={} if session is None else session,
+    )
+    for event in given:
+        run.ask_guard(event)
     if state:
         run.state.update(state)
     error = await run.run_to_end()
@@ -188,13 +215,13 @@ def run_step_sync(fn: Callable[..., Any], event: Event, *, seed: int = 0, **opti
 
 
 def run_step_with_sync(
-    fn: Callable[..., Any], events: Sequence[Event], *, seed: int = 0, **options: Any
+    fn: Callable[..., Any], inputs: Sequence[Event], *, seed: int = 0, **options: Any
 ) -> StepOutcome:
     """`run_step_with` for tests that are a plain `def`; see `run_step_sync`.
 
     Args:
         fn: As of `run_step`.
-        events: As of `run_step_with`.
+        inputs: As of `run_step_with`.
         seed: Of the schedule.
         **options: The keywords of `run_step_with`.
     Raises:
@@ -202,7 +229,7 @@ def run_step_with_sync(
         TimeoutError: As of `run_step`.
         WorkflowError: As of `run_step`.
     """
-    return run_in_virtual_time(partial(run_step_with, fn, events, **options), seed=seed)
+    return run_in_virtual_time(partial(run_step_with, fn, inputs, **options), seed=seed)
 
 
 def _spec_for(fn: Callable[..., Any], *, timeout: bool, retries: bool, on_error: bool) -> StepSpec:
@@ -213,10 +240,22 @@ def _spec_for(fn: Callable[..., Any], *, timeout: bool, retries: bool, on_error:
         spec = msgspec.structs.replace(spec, retry=Retry(0))
     if not on_error:
         spec = msgspec.structs.replace(spec, on_error=None)
-    if spec.run not in ("inline", "thread"):  # its function is called elsewhere, where nothing can be noted
-        spec = msgspec.structs.replace(spec, run="thread")
+    if spec.run == "process" and spec.timeout is not None:
+        raise ValidationError(
+            f"step {spec.name!r}: run_step calls a process step in this process, where nothing can kill it, so its "
+            "timeout cannot be heeded: leave out timeout=True, and test the timeout by running a workflow"
+        )
     # One after the other: what a step does with the second event may depend on what it did with the first.
     return msgspec.structs.replace(spec, max_concurrency=1)
+
+
+def _check_awaited(where: str, events: object) -> list[Event]:
+    if isinstance(events, str | bytes | Event) or not isinstance(events, Sequence):
+        raise ValidationError(f"{where}: events must be a list of events for ctx.wait_for_event, got {show(events)}")
+    for event in events:
+        if not isinstance(event, Event):
+            raise ValidationError(f"{where}: events must be a list of events, and it has {show(event)}")
+    return list(events)
 
 
 def _fitting(spec: StepSpec, event: object) -> Event:

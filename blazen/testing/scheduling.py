@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
@@ -15,8 +16,10 @@ from blazen.errors import ValidationError
 
 _T = TypeVar("_T")
 
-# Seconds of real time for which virtual time stands still while something works in a thread.
+# Seconds of real time for which virtual time stands still while something works in a thread, or in a worker process,
+# which may have to be started first.
 LONGEST_THREAD = 1.0
+LONGEST_PROCESS = 5.0
 
 
 @contextlib.contextmanager
@@ -53,7 +56,8 @@ def run_in_virtual_time(
     """Run `fn(*args)` in a trio loop of its own, on a seeded schedule, in virtual time, and return what it returns.
 
     Time stands still while something runs, and leaps to the next deadline when everything waits: an hour of sleep takes
-    no time, and the same seed gives the same schedule. Time waits for work in threads, up to a second of real time.
+    no time, and the same seed gives the same schedule. Time waits for work in threads, up to a second of real time, and
+    for process steps, up to five.
 
     Args:
         fn: An async function.
@@ -72,29 +76,39 @@ def run_in_virtual_time(
 
 
 def leaping_clock() -> trio.testing.MockClock:
-    """A clock that leaps to the next deadline when everything waits, and nothing works in a thread.
+    """A clock that leaps to the next deadline when everything waits, and nothing works in a thread or a process.
 
-    trio's own would leap over a thread: its step would be over any timeout at once. A thread that goes on for longer
-    than `LONGEST_THREAD` holds nothing up any more, or a test of one that does not stop would never end.
+    trio's own would leap over these: a step there would be over any timeout at once. What goes on for longer than
+    `LONGEST_THREAD` or `LONGEST_PROCESS` holds nothing up any more, or a test of one that does not stop would never
+    end.
     """
     clock: Any = trio.testing.MockClock(autojump_threshold=0)
     leap = clock._autojump
     working_since: float | None = None
 
-    def leap_unless_a_thread_works() -> None:
+    def leap_unless_something_works() -> None:
         nonlocal working_since
-        if not trio.to_thread.current_default_thread_limiter().borrowed_tokens:
+        longest = _longest_wait()
+        if longest == 0.0:
             working_since = None
         else:
             if working_since is None:
                 working_since = time.monotonic()
-            if time.monotonic() - working_since < LONGEST_THREAD:
+            if time.monotonic() - working_since < longest:
                 time.sleep(0.0002)  # the loop asks again at once
                 return
         leap()
 
-    clock._autojump = leap_unless_a_thread_works
+    clock._autojump = leap_unless_something_works
     return clock  # type: ignore[no-any-return]
+
+
+def _longest_wait() -> float:
+    """Seconds to wait for what works now; 0 if nothing does."""
+    processes = sys.modules.get("trio_parallel")  # loaded by runs with process steps
+    if processes is not None and processes.current_default_worker_limiter().borrowed_tokens:
+        return LONGEST_PROCESS
+    return LONGEST_THREAD if trio.to_thread.current_default_thread_limiter().borrowed_tokens else 0.0
 
 
 def refuse_inside_trio(call: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from blazen.errors import ValidationError
 from blazen.retry import show
+from blazen.testing.answers import Answerer, Answers
 from blazen.testing.checkpoints import Prober
 from blazen.testing.everywhere import AnyWorkflow
 from blazen.testing.scheduling import check_seed, refuse_inside_trio
@@ -14,7 +15,12 @@ from blazen.testing.trial import Check, RunOutcome, explain, run_trial, workflow
 
 
 def run_seeds(
-    workflow: AnyWorkflow, input: Any = None, *, seeds: Iterable[int] = range(100), check: Check | None = None
+    workflow: AnyWorkflow,
+    input: Any = None,
+    *,
+    seeds: Iterable[int] = range(100),
+    check: Check | None = None,
+    answers: Answers | None = None,
 ) -> list[RunOutcome]:
     """Run a workflow once per seed: each gives another order of the steps that are ready at the same time.
 
@@ -27,11 +33,13 @@ def run_seeds(
         seeds: Ints.
         check: Called with the `RunOutcome` of each run, in its loop; it raises if something is not as it must be, or
             returns False. May be async. Without it, a run that does not complete raises what it failed with.
+        answers: As of `cancel_everywhere`; by prompt, since the order in which steps ask may depend on the seed.
     Returns:
         The outcomes, in the order of the seeds.
     Raises:
         AssertionError: Of `check`; or a run does not end. A note names the seed and how to replay it.
-        ValidationError: There are no seeds, one is no int, or a trio loop runs in this thread.
+        ValidationError: There are no seeds, one is no int, something is asked that `answers` has no answer to, or a
+            trio loop runs in this thread.
         Exception: What a run fails with, where there is no `check`; with the same note.
     """
     refuse_inside_trio("run_seeds")
@@ -42,7 +50,10 @@ def run_seeds(
         check_seed(seed)
         made = workflow_of("run_seeds", workflow)
         try:
-            outcomes.append(run_trial(made, input, prober=Prober(), check=check or _completed, seed=seed))
+            answerer = Answerer("run_seeds", answers)
+            outcomes.append(
+                run_trial(made, input, prober=Prober(), answerer=answerer, check=check or _completed, seed=seed)
+            )
         except Exception as exc:
             explain(exc, f"run_seeds: seed {seed}; replay with run_seeds(..., seeds=[{seed}])")
             raise

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from blazen._core.stream import EventStream
+from blazen.engine.handler import RunHandler
+from blazen.engine.run import Run
 from blazen.errors import ValidationError
 from blazen.retry import show
+from blazen.testing.answers import Answerer
 from blazen.testing.scheduling import run_in_virtual_time
 from blazen.workflow import Workflow
 
 if TYPE_CHECKING:
-    from blazen.engine.run import Run
-    from blazen.events import StopEvent
+    from blazen._core.run import Context, Worker
+    from blazen.events import Event, InputRequestEvent, StopEvent
     from blazen.testing.checkpoints import Checkpoint, Prober
 
 # Seconds of virtual time after which a run counts as hanging: eleven days.
@@ -71,6 +75,40 @@ class HangingError(AssertionError):
     """A run did not end."""
 
 
+class TriedRun(Run):
+    """A run that tells of what a prober cannot see: a question that nobody answers, and the call of a process step."""
+
+    __slots__ = ("answerer", "prober")
+
+    def __init__(self, *arguments: Any, answerer: Answerer, prober: Prober, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.answerer = answerer
+        self.prober = prober
+
+    def unanswerable(self, event: InputRequestEvent) -> Exception:
+        """The test has given no answers: the run fails, whatever the step makes of it."""
+        error = self.answerer.unanswered(event)
+        self.answerer.give_up(self, error)
+        return error
+
+    def restart_clock(self, ctx: Context) -> None:
+        """A worker process has been found for the step."""
+        super().restart_clock(ctx)
+        self.prober.starts_computing(ctx)
+
+    async def _run_off_loop(self, worker: Worker) -> None:
+        ctx = worker.ctx
+        assert ctx is not None
+        if ctx.step.in_process:  # of others the function itself tells
+            try:
+                self.prober.call(ctx.step.name, ctx.step.fn)
+            except Exception as error:
+                worker.wait_for_thread()
+                worker.finish_thread(None, error)
+                return
+        await super()._run_off_loop(worker)
+
+
 class _BreakOff(BaseException):
     """Thrown into whatever a hanging run waits for."""
 
@@ -89,21 +127,42 @@ def workflow_of(call: str, workflow: object) -> Workflow[Any]:
     return made
 
 
-def run_trial(workflow: Workflow[Any], input: Any, *, prober: Prober, check: Check | None, seed: int) -> RunOutcome:
+def run_trial(
+    workflow: Workflow[Any],
+    input: Any,
+    *,
+    prober: Prober,
+    answerer: Answerer,
+    check: Check | None,
+    seed: int,
+) -> RunOutcome:
     """Run a workflow in a loop of its own, in virtual time, and have `check` look at the outcome inside that loop.
 
     Raises:
         HangingError: The run does not end.
-        Exception: Whatever `check` raises.
+        ValidationError: It asks what the answerer has no answer to.
+        Exception: Whatever `check` raises, or a function that answers.
     """
     return run_in_virtual_time(
-        partial(_run, workflow, input, prober=prober, check=check, seed=seed), seed=seed, instruments=[prober]
+        partial(_run, workflow, input, prober=prober, answerer=answerer, check=check, seed=seed),
+        seed=seed,
+        instruments=[prober],
     )
 
 
-async def _run(workflow: Workflow[Any], input: Any, *, prober: Prober, check: Check | None, seed: int) -> RunOutcome:
+async def _run(
+    workflow: Workflow[Any],
+    input: Any,
+    *,
+    prober: Prober,
+    answerer: Answerer,
+    check: Check | None,
+    seed: int,
+) -> RunOutcome:
     start = workflow._start(input, {})
-    run = workflow._new_run(None)
+    # Only where there is somebody to answer is there a handler: most workflows are run without one.
+    stream = EventStream(0) if answerer.given else None
+    run = workflow._new_run(stream, partial(TriedRun, answerer=answerer, prober=prober))
     hung: list[str] = []
     guard = trio.CancelScope()
     # A system task, and no child of this one: that might look like a task of the step that this one runs.
@@ -112,7 +171,10 @@ async def _run(workflow: Workflow[Any], input: Any, *, prober: Prober, check: Ch
     with trio.CancelScope() as scope:
         prober.begin(run, scope)
         try:
-            await run.execute(start)
+            if stream is None:
+                await run.execute(start)
+            else:
+                await _execute_and_answer(run, start, answerer)
         except Exception:
             if not run.over:  # the run has not even begun
                 raise
@@ -121,6 +183,8 @@ async def _run(workflow: Workflow[Any], input: Any, *, prober: Prober, check: Ch
         finally:
             prober.end()
             guard.cancel()
+    if answerer.mistake is not None:
+        raise answerer.mistake
     if hung:
         raise HangingError("\n".join(["the run does not end by itself; it waits where nothing comes:", *hung]))
     outcome = RunOutcome(run, checkpoint=prober.reached, seed=seed, elapsed=trio.current_time() - began)
@@ -133,6 +197,13 @@ async def _run(workflow: Workflow[Any], input: Any, *, prober: Prober, check: Ch
     return outcome
 
 
+async def _execute_and_answer(run: Run, start: Event, answerer: Answerer) -> None:
+    handler: RunHandler[Any] = RunHandler(run, start)
+    async with handler:
+        run.nursery.start_soon(answerer.keep_answering, handler, run, name="blazen test answers")
+        await handler.result()
+
+
 async def _watch_for_hanging(run: Run, prober: Prober, guard: trio.CancelScope, hung: list[str]) -> None:
     with guard:
         while not run.over:
@@ -140,11 +211,16 @@ async def _watch_for_hanging(run: Run, prober: Prober, guard: trio.CancelScope, 
             if _waits_for_the_world(prober):  # that takes real time, and the clock leaps over it
                 await trio.to_thread.run_sync(time.sleep, 0.001, limiter=trio.CapacityLimiter(1))
                 continue
+            if any(getattr(task, "_next_send_fn", None) is not None for task, _ in prober.waiting_tasks()):
+                continue  # what it waited for has come in this very pass
             for task, place in prober.waiting_tasks():
                 if place not in hung:
                     hung.append(place)
                 if task._abort_func is not None:
                     task._attempt_abort(_raise_break_off)
+            if run.questions and not hung and run.state_name == "waiting":  # no step waits, only the run
+                hung += [f"nobody answers {question.prompt!r}" for question in run.questions.values()]
+                run.cancel()
 
 
 def _waits_for_the_world(prober: Prober) -> bool:

@@ -8,6 +8,7 @@ import trio
 
 from blazen.engine.failures import without_cancelled
 from blazen.events import StepRecord
+from blazen.testing.answers import Answerer, Answers
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -57,13 +58,17 @@ class WatchedRun(Generic[Out]):
 
 
 class _Watching(Generic[Out]):
-    __slots__ = ("_handler", "_manager", "_nursery")
+    __slots__ = ("_answerer", "_handler", "_manager", "_nursery")
 
-    def __init__(self, handler: RunHandler[Out]) -> None:
+    def __init__(self, handler: RunHandler[Out], answerer: Answerer) -> None:
         self._handler = handler
+        self._answerer = answerer
 
     async def __aenter__(self) -> WatchedRun[Out]:
         run = WatchedRun(await self._handler.__aenter__())
+        inner = self._handler._run
+        if self._answerer.given:
+            inner.nursery.start_soon(self._answerer.keep_answering, self._handler, inner, name="blazen test answers")
         reader = self._handler.stream_events(lifecycle=True)  # before the first step: nothing is missed
         self._manager = trio.open_nursery()
         self._nursery = await self._manager.__aenter__()
@@ -88,7 +93,9 @@ class _Watching(Generic[Out]):
         await self._handler.__aexit__(kind, error, traceback)
 
 
-def watch(workflow: Workflow[Out], input: Any = None, /, **fields: Any) -> _Watching[Out]:
+def watch(
+    workflow: Workflow[Out], input: Any = None, /, *, answers: Answers | None = None, **fields: Any
+) -> _Watching[Out]:
     """Run a workflow and write down its stream and its step records. Inside trio.
 
     Used as `async with watch(workflow, ...) as run:`. The block is left as that of `run_with_handler`: normally once
@@ -97,8 +104,12 @@ def watch(workflow: Workflow[Out], input: Any = None, /, **fields: Any) -> _Watc
     Args:
         workflow: What to run.
         input: As of `Workflow.run`.
+        answers: What the run is answered when it asks: a dict of prompt and answer, a list in the order of the
+            questions, or a function of the `InputRequestEvent`. A question for which there is none fails the run;
+            `UNANSWERED` in the place of an answer leaves it open. Without `answers`, answer by `run.handler`. A field
+            of the input that is called `answers` has to be given with the others in a dict.
         **fields: As of `Workflow.run`.
     Raises:
-        ValidationError: As of `Workflow.run`.
+        ValidationError: As of `Workflow.run`; or `answers` is none of its forms.
     """
-    return _Watching(workflow.run_with_handler(input, **fields))
+    return _Watching(workflow.run_with_handler(input, **fields), Answerer("watch", answers))
