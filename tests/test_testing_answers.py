@@ -151,6 +151,36 @@ def test_an_attempt_that_begins_anew_is_not_answered_twice() -> None:
     assert outcome.attempts == 2
 
 
+def test_a_question_that_is_asked_again_by_a_retry_is_one_question() -> None:
+    @step(retries=1)
+    async def ask(ctx: Context, ev: Order) -> None:
+        await ctx.request_input("Sure?", timeout=60.0)
+
+    outcome = run_step_sync(ask, Order(), answers=[UNANSWERED], retries=True, keep_error=True)
+    assert isinstance(outcome.error, TimeoutError)
+    assert outcome.attempts == 2
+    assert [question.prompt for question in outcome.questions] == ["Sure?"]
+
+
+def test_a_question_that_is_left_open_takes_one_place_in_a_list() -> None:
+    @step
+    async def ask(ctx: Context, ev: Order) -> StopEvent:
+        answers: list[object] = []
+
+        async def first() -> None:
+            answers.append(await ctx.request_input("First?", timeout=60.0, default="none"))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first)
+            await trio.sleep(1)
+            answers.append(await ctx.request_input("Second?"))
+            answers.append(await ctx.request_input("Third?"))
+        return StopEvent(result=answers)
+
+    outcome = run_step_sync(ask, Order(), answers=[UNANSWERED, "b", "c"])
+    assert outcome.event.result == ["b", "c", "none"]
+
+
 def test_one_list_of_answers_is_for_all_inputs() -> None:
     @step
     async def ask(ctx: Context, ev: Go) -> StopEvent:
