@@ -352,7 +352,8 @@ def test_ctrl_c_stops_every_step_and_exits_with_130(tmp_path: Path) -> None:
     write_texts(tmp_path)
     # The workflow with an endless patience, so that the signal always finds the staged document waiting.
     program = f"""
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent has set
 sys.path.insert(0, {str(EXAMPLES)!r})
 import text_report
 from blazen import WorkflowBuilder
