@@ -660,11 +660,11 @@ def test_two_classes_of_one_name_are_refused() -> None:
 
 
 def class_like(name: str, module: str, **fields: Any) -> type:
-    return dataclasses.make_dataclass(
-        name,
-        [(field, Any, dataclasses.field(**options)) for field, options in fields.items()],
-        namespace={"__module__": module},
+    cls = dataclasses.make_dataclass(
+        name, [(field, Any, dataclasses.field(**options)) for field, options in fields.items()]
     )
+    cls.__module__ = module  # from Python 3.12 on make_dataclass overwrites what the namespace says
+    return cls
 
 
 def test_a_class_is_found_in_another_module() -> None:
