@@ -196,6 +196,30 @@ asking = Workflow("asking", [propose, decide])
 
 
 @step
+async def interview(ctx: Context, ev: StartEvent) -> StopEvent:
+    name = await ctx.request_input("Who is it?", metadata={"of": "the form"})
+    age = await ctx.request_input("How old?", schema=int)
+    sure = await ctx.request_input("Sure?", schema=bool)
+    return StopEvent(result={"name": name, "age": age, "sure": sure})
+
+
+interviewing = Workflow("interviewing", [interview])
+
+
+@step
+async def hurry(ctx: Context, ev: StartEvent) -> StopEvent:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ctx.request_input, "Quick?")
+        while not Path("too late").exists():
+            await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    return StopEvent(result=await ctx.request_input("Now?"))
+
+
+hurrying = Workflow("hurrying", [hurry])
+
+
+@step
 async def leave(ev: StartEvent) -> StopEvent:
     sys.exit(7)
 

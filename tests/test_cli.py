@@ -337,6 +337,30 @@ def test_a_question_that_nobody_can_answer_ends_the_run(folder: Path) -> None:
     assert done.stderr.endswith("give the answer with --answer TEXT\n")
 
 
+def test_questions_of_a_step_in_its_middle_are_answered_as_text_or_as_the_json_they_ask_for(folder: Path) -> None:
+    given = ("--answer", "42", "--answer", "42", "--answer", "true")
+    done = blazen("run", "flows:interviewing", *given, "--no-json", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"name": "42", "age": 42, "sure": True}
+
+
+@pytest.mark.parametrize(("answer", "kind"), [("old", "str"), ("[1]", "array"), ("true", "bool")])
+def test_an_answer_that_does_not_fit_its_question_is_a_mistake(folder: Path, answer: str, kind: str) -> None:
+    done = blazen("run", "flows:interviewing", "--answer", "Ada", "--answer", answer, cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"blazen run: --answer {answer!r} does not fit the question 'How old?': Expected `int`, got `{kind}`; "
+        "what is to be more than text is written as JSON: true, 7, [1, 2]\n"
+    )
+    assert lines_of(done.stdout)[-1]["state"] == "cancelled"
+
+
+def test_a_question_of_a_step_in_its_middle_that_nobody_can_answer_ends_the_run(folder: Path) -> None:
+    done = blazen("run", "flows:interviewing", "--answer", "Ada", cwd=folder)
+    assert done.returncode == 2
+    assert done.stderr.startswith("blazen run: the workflow asks 'How old?' and nobody can answer: ")
+
+
 # --- stopped from outside
 
 

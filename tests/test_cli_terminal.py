@@ -86,6 +86,43 @@ def test_a_question_is_asked_and_the_answer_read(folder: Path) -> None:
     assert shown.text.splitlines()[-1] == "answered 'yes, please'"
 
 
+def test_a_step_that_asks_in_its_middle_is_answered_until_the_answer_fits(folder: Path) -> None:
+    with terminal(folder, "run", "flows:interviewing", size=(30, 200)) as shown:
+        shown.read_until('Who is it?\n{"of": "the form"}\n> ')
+        shown.type("Ada\n")
+        shown.read_until("How old?\n> ")
+        shown.type("old\n")
+        shown.read_until(
+            "This does not fit: Expected `int`, got `str`; what is to be more than text is written as JSON: "
+            "true, 7, [1, 2]\n> "
+        )
+        shown.type("36\n")
+        shown.read_until("Sure?\n> ")
+        shown.type("true\n")
+        assert shown.end() == 0
+    assert '"age": 36' in shown.text
+
+
+def test_a_question_that_is_taken_back_is_no_longer_asked(folder: Path) -> None:
+    with terminal(folder, "run", "flows:hurrying") as shown:
+        shown.read_until("Quick?\n> ")
+        shown.type("half an ans")
+        (folder / "too late").touch()
+        shown.read_until("No longer asked.\n")
+        shown.read_until("Now?\n> ")
+        shown.type("yes\n")
+        assert shown.end() == 0
+    assert shown.text.splitlines()[-1] == "yes"
+
+
+def test_ctrl_c_at_a_question_of_a_step_in_its_middle_stops_the_step(folder: Path) -> None:
+    with terminal(folder, "run", "flows:interviewing") as shown:
+        shown.read_until("> ")
+        shown.interrupt()
+        assert shown.end() == 130
+    assert shown.text.splitlines()[-1] == "blazen run: interrupted; stopped interview"
+
+
 def test_no_answer_is_a_mistake(folder: Path) -> None:
     with terminal(folder, "run", "flows:asking") as shown:
         shown.read_until("> ")

@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+import termios
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from blazen import BlazenError, InputRequestEvent
 from blazen._drawing_text import printable
+from blazen.cli.display import REFRESH
+from blazen.cli.inputs import parse_json
+from blazen.cli.messages import Mistake, one_line
 from blazen.cli.output import jsonable
 from blazen.cli.run_view import as_text
+from blazen.errors import ValidationError
 from blazen.retry import show
 
 if TYPE_CHECKING:
@@ -20,6 +26,9 @@ if TYPE_CHECKING:
     from blazen.cli.display import Display
 
 _LONGEST_LINE = 1 << 16
+
+
+_JSON_HINT = "what is to be more than text is written as JSON: true, 7, [1, 2]"
 
 
 class Unanswered(Exception):
@@ -43,8 +52,14 @@ class Questions:
 
     def see(self, event: InputRequestEvent, handler: RunHandler[Any]) -> None:
         """Take in a question. If nobody can answer it the run is cancelled, and `failure` says why."""
+        if not _is_open(event, handler):
+            return
         if self._answers:
-            self._respond(event, self._answers.pop(0), handler)
+            answer = self._answers.pop(0)
+            problem = self._respond(event, answer, handler)
+            if problem is not None:
+                failure = f"--answer {show(answer)} does not fit the question {show(event.prompt)}: {problem}"
+                self._give_up(Unanswered(f"{failure}; {_JSON_HINT}"), handler)
         elif self._at_terminal:
             self._asked.send_nowait(event)
         else:
@@ -59,22 +74,50 @@ class Questions:
     async def ask_all(self, handler: RunHandler[Any]) -> None:
         """Ask one question after the other, until cancelled."""
         async for event in self._to_ask:
+            if not _is_open(event, handler):
+                continue
             self._display.pause()
             try:
-                answer = await _ask(event)
+                answered = await self._ask_until_it_fits(event, handler)
             finally:
                 self._display.resume()
-            if answer is None:
+            if not answered:
                 self._give_up(Unanswered(f"the workflow asks {show(event.prompt)}: the input has ended"), handler)
                 return
-            self._respond(event, answer, handler)
 
-    def _respond(self, event: InputRequestEvent, answer: str, handler: RunHandler[Any]) -> None:
-        try:
-            handler.respond_to_input(event.request_id, answer)
-        except BlazenError as error:  # the run has ended meanwhile, or no step accepts answers
-            if handler.state in ("running", "waiting"):
+    async def _ask_until_it_fits(self, event: InputRequestEvent, handler: RunHandler[Any]) -> bool:
+        """Ask a question until it is no longer open. Returns False if the input has ended."""
+        _write_question(event)
+        while True:
+            sys.stderr.write("> ")
+            sys.stderr.flush()
+            if not await _readable_while_open(event, handler):
+                return True
+            line = os.read(0, _LONGEST_LINE)
+            if not line:
+                sys.stderr.write("\n")
+                return False
+            answer = line.decode(sys.stdin.encoding or "utf-8", "replace").rstrip("\r\n")
+            problem = self._respond(event, answer, handler)
+            if problem is None:
+                return True
+            sys.stderr.write(f"This does not fit: {problem}; {_JSON_HINT}\n")
+
+    def _respond(self, event: InputRequestEvent, answer: str, handler: RunHandler[Any]) -> str | None:
+        """Answer a question. Returns why the answer does not fit what was asked for, or None if it does."""
+        problem = None
+        for reading in _readings(answer):
+            try:
+                handler.respond_to_input(event.request_id, reading)
+                return None
+            except ValidationError as error:
+                if error.path is None:  # the question is no longer open: somebody was faster, or the run has ended
+                    return None
+                problem = one_line(str(error).rpartition("what was asked for: ")[2])
+            except BlazenError as error:  # no step accepts answers
                 self._give_up(error, handler)
+                return None
+        return problem
 
     def _give_up(self, failure: BlazenError | Unanswered, handler: RunHandler[Any]) -> None:
         if self.failure is None:
@@ -82,24 +125,43 @@ class Questions:
             handler.cancel(str(failure))
 
 
-async def _ask(event: InputRequestEvent) -> str | None:
-    """What is typed, without the end of the line; None if the input has ended."""
+def _readings(answer: str) -> Iterator[Any]:
+    """What an answer may mean: its text, and if the question takes no text, the value that it is as JSON."""
+    yield answer
+    try:
+        yield parse_json(answer, "the answer")
+    except Mistake:
+        return
+
+
+def _is_open(event: InputRequestEvent, handler: RunHandler[Any]) -> bool:
+    return any(question.request_id == event.request_id for question in handler.pending_inputs())
+
+
+def _write_question(event: InputRequestEvent) -> None:
     prompt = "\n".join(printable(line) for line in as_text(event.prompt).splitlines()) or "The workflow asks"
     if event.metadata:
         prompt += "\n" + json.dumps(jsonable(event.metadata), ensure_ascii=True)
-    sys.stderr.write(f"{prompt}\n> ")
-    sys.stderr.flush()
+    sys.stderr.write(f"{prompt}\n")
+
+
+async def _readable_while_open(event: InputRequestEvent, handler: RunHandler[Any]) -> bool:
+    """Wait until a line has been typed. Returns False when the question is no longer open before that."""
     # Not input(): a thread that reads a line could be neither cancelled nor left behind.
     try:
-        await trio.lowlevel.wait_readable(0)
+        while True:
+            # Looked at again and again, since nothing on the stream tells that a question has run out of time.
+            with trio.move_on_after(REFRESH):
+                await trio.lowlevel.wait_readable(0)
+                return True
+            if not _is_open(event, handler):
+                break
     except trio.Cancelled:
         sys.stderr.write("\n")
         raise
-    line = os.read(0, _LONGEST_LINE)
-    if not line:
-        sys.stderr.write("\n")
-        return None
-    return line.decode(sys.stdin.encoding or "utf-8", "replace").rstrip("\r\n")
+    termios.tcflush(0, termios.TCIFLUSH)  # half a line typed for this question is no answer to the next
+    sys.stderr.write("\nNo longer asked.\n")
+    return False
 
 
 def _is_terminal(stream: Any) -> bool:
