@@ -92,7 +92,7 @@ def test_what_has_a_plain_form_in_json_gets_it(value: Any, expected: Any) -> Non
         (2**9000, "builtins.int", repr(2**9000)),
         ({1: "a"}, "builtins.dict", "{1: 'a'}"),
         (object, "builtins.type", "<class 'object'>"),
-        (Path("a"), "pathlib.PosixPath", "PosixPath('a')"),
+        (Path("a"), f"{type(Path()).__module__}.PosixPath", "PosixPath('a')"),
         (Broken(), f"{__name__}.Broken", "<its repr raised RuntimeError>"),
     ],
 )
