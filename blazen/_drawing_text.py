@@ -13,7 +13,7 @@ import re
 from typing import Any
 
 _BUILT_IN = "blazen::"
-# Edges that may or may not be taken; the others are what the steps declare.
+# Edges that may or may not be taken; the others are what the steps declare, and what they ask.
 _DASHED = {"on_error", "possible", "undeclared", "waits"}
 
 
@@ -156,6 +156,7 @@ def dot(picture: dict[str, Any]) -> str:
         f'digraph "{dot_text(picture["workflow"])}" {{',
         f'    label="{dot_text(picture["workflow"])}";',
         '    labelloc="t";',
+        '    fontname="Helvetica";',
         '    node [fontname="Helvetica", shape=box, style=rounded];',
         '    edge [fontname="Helvetica", fontsize=10];',
     ]
@@ -171,5 +172,6 @@ def dot(picture: dict[str, Any]) -> str:
     for edge in picture["edges"]:
         style = ", style=dashed" if edge["via"] in _DASHED else ""
         label = dot_text(_edge_label(edge))
-        lines.append(f'    {ids[edge["from"]]} -> {ids[edge["to"]]} [label="{label}"{style}];')
+        # The blanks keep the label off its own line and the next one's.
+        lines.append(f'    {ids[edge["from"]]} -> {ids[edge["to"]]} [label=" {label} "{style}];')
     return "\n".join([*lines, "}"]) + "\n"

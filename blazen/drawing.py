@@ -10,7 +10,7 @@ import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from blazen import _joins
+from blazen import _context_calls, _lambdas
 from blazen._drawing_text import dot, mermaid
 from blazen.annotations import HintProblem, ListOf
 from blazen.errors import ValidationError
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from blazen.workflow import Workflow
 
 __all__ = ["describe", "to_dot", "to_mermaid"]
+
+_Waits = dict[str, list[str]]  # which events each step waits for in its middle
 
 _START, _STOP, _PERSON, _OUTSIDE = "start", "stop", "person", "outside"
 
@@ -42,11 +44,12 @@ def describe(workflow: Workflow[Any] | Graph) -> dict[str, Any]:
         ValidationError: It is neither.
     """
     graph = _graph_of(workflow)
-    edges = list(_edges(graph))
+    waits = {spec.name: _context_calls.waits_of(spec) for spec in graph.specs}
+    edges = list(_edges(graph, waits))
     return {
         "workflow": graph.name,
         "version": graph.version,
-        "nodes": list(_nodes(graph, edges)),
+        "nodes": list(_nodes(graph, waits, edges)),
         "edges": edges,
     }
 
@@ -79,12 +82,12 @@ def _graph_of(workflow: object) -> Graph:
 # --- nodes
 
 
-def _nodes(graph: Graph, edges: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _nodes(graph: Graph, waits: _Waits, edges: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     used = {edge[end] for edge in edges for end in ("from", "to")}
     start = graph.start_class or StartEvent
     yield {"id": _START, "kind": "start", "label": start.__name__}
     for spec in graph.specs:
-        yield _step_node(graph, spec)
+        yield _step_node(graph, spec, waits[spec.name])
     if _PERSON in used:
         yield {"id": _PERSON, "kind": "ask", "label": "somebody outside"}
     if _OUTSIDE in used:
@@ -92,8 +95,7 @@ def _nodes(graph: Graph, edges: list[dict[str, Any]]) -> Iterator[dict[str, Any]
     yield {"id": _STOP, "kind": "stop", "label": graph.event_classes[STOP].__name__}
 
 
-def _step_node(graph: Graph, spec: StepSpec) -> dict[str, Any]:
-    when = getattr(spec, "when", None)
+def _step_node(graph: Graph, spec: StepSpec, waits: list[str]) -> dict[str, Any]:
     timeout = spec.timeout if spec.timeout is not None else graph.step_timeout
     return {
         "id": _id(spec),
@@ -107,10 +109,10 @@ def _step_node(graph: Graph, spec: StepSpec) -> dict[str, Any]:
         "accepts": [_shown_name(event) for event in spec.accepts],
         "subclasses": spec.subclasses,
         "emits": None if spec.emits_names is None else list(spec.emits_names),
-        "waits": list(spec.waits_names),
-        "when": None if when is None else _name_of(when),
+        "waits": waits,
+        "when": None if spec.when is None else _name_of(spec.when),
         "on_error": None if spec.on_error is None else _name_of(spec.on_error),
-        "joins": _joins.joins_of(spec),
+        "joins": _context_calls.joins_of(spec),
     }
 
 
@@ -123,65 +125,69 @@ def _shown_name(event: EventLike) -> str:
 
 
 def _name_of(function: Callable[..., Any]) -> str:
-    """What a predicate or an ``on_error`` is called."""
+    """What a predicate or an ``on_error`` is called; a lambda is called by what it says."""
     inner = getattr(function, "func", function)  # of a functools.partial
     name = getattr(inner, "__name__", None)
+    if isinstance(inner, types.FunctionType) and name == _lambdas.NAME:
+        return _lambdas.body_of(inner) or name
     return name if isinstance(name, str) else type(inner).__name__
 
 
 # --- edges
 
 
-def _edges(graph: Graph) -> Iterator[dict[str, Any]]:
+def _edges(graph: Graph, waits: _Waits) -> Iterator[dict[str, Any]]:
     """Every edge once: from the start, then those of each step in order, then what comes from outside."""
     seen: set[tuple[str, str, str, str]] = set()
     fed: set[tuple[str, str]] = set()
-    for edge in _declared_edges(graph):
+    for edge in _declared_edges(graph, waits):
         key = (edge["from"], edge["to"], edge["event"], edge["via"])
         if key not in seen:
             seen.add(key)
             fed.add((edge["to"], edge["event"]))
             yield edge
-    yield from _edges_from_outside(graph, fed)
+    yield from _edges_from_outside(graph, waits, fed)
 
 
 def _edge(source: str, to: str, event: str, via: str, spec: StepSpec | None = None) -> dict[str, Any]:
     """One edge; `spec` is the step it leads to, where its predicate decides whether the event is taken."""
     edge = {"from": source, "to": to, "event": event, "via": via}
-    when = None if spec is None else getattr(spec, "when", None)
-    if when is not None:
-        edge["when"] = _name_of(when)
+    if spec is not None and spec.when is not None:
+        edge["when"] = _name_of(spec.when)
     return edge
 
 
-def _declared_edges(graph: Graph) -> Iterator[dict[str, Any]]:
-    yield from _edges_to_steps(graph, _START, graph.start_class or StartEvent, "start")
+def _declared_edges(graph: Graph, waits: _Waits) -> Iterator[dict[str, Any]]:
+    yield from _edges_to_steps(graph, waits, _START, graph.start_class or StartEvent, "start")
     for spec in graph.specs:
         for event in spec.emits or ():
-            yield from _emitted(graph, spec, event, "emits")
+            yield from _emitted(graph, waits, spec, event, "emits")
         for event in _declared_by(spec.on_error):
-            yield from _emitted(graph, spec, event, "on_error")
+            yield from _emitted(graph, waits, spec, event, "on_error")
     answered = [graph.specs[index] for index in graph.steps_for(RESPONSE, InputResponseEvent)]
     asks = any(REQUEST in (spec.emits_names or ()) for spec in graph.specs)
     for spec in answered:
         if asks or RESPONSE in spec.accepts_names:  # a step that takes every event says nothing of questions
             yield _edge(_PERSON, _id(spec), RESPONSE, "answer", spec)
     for spec in graph.specs:
-        if RESPONSE in spec.waits_names:
+        if _context_calls.asks(spec):
+            yield _edge(_id(spec), _PERSON, REQUEST, "asks")
+            yield _edge(_PERSON, _id(spec), RESPONSE, "answer")
+        elif RESPONSE in waits[spec.name]:
             yield _edge(_PERSON, _id(spec), RESPONSE, "answer")
 
 
-def _emitted(graph: Graph, spec: StepSpec, event: EventLike, via: str) -> Iterator[dict[str, Any]]:
+def _emitted(graph: Graph, waits: _Waits, spec: StepSpec, event: EventLike, via: str) -> Iterator[dict[str, Any]]:
     name = type_name(event)
     if name == STOP:
         yield _edge(_id(spec), _STOP, STOP, via)
         return
     if name == REQUEST:
         yield _edge(_id(spec), _PERSON, REQUEST, via)
-    yield from _edges_to_steps(graph, _id(spec), event, via)
+    yield from _edges_to_steps(graph, waits, _id(spec), event, via)
 
 
-def _edges_to_steps(graph: Graph, source: str, event: EventLike, via: str) -> Iterator[dict[str, Any]]:
+def _edges_to_steps(graph: Graph, waits: _Waits, source: str, event: EventLike, via: str) -> Iterator[dict[str, Any]]:
     name = type_name(event)
     event_class = graph.event_classes.get(name) if isinstance(event, str) else event
     by_name = graph.routes.get(name, ())
@@ -194,11 +200,11 @@ def _edges_to_steps(graph: Graph, source: str, event: EventLike, via: str) -> It
             if not issubclass(DynamicEvent, base):
                 yield _edge(source, _id(graph.specs[index]), name, "possible", graph.specs[index])
     for spec in graph.specs:
-        if name in spec.waits_names:
+        if name in waits[spec.name]:
             yield _edge(source, _id(spec), name, "waits")
 
 
-def _edges_from_outside(graph: Graph, fed: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def _edges_from_outside(graph: Graph, waits: _Waits, fed: set[tuple[str, str]]) -> Iterator[dict[str, Any]]:
     """What no step declares to emit: sent with `send_event`, by a step or through the handler of a run."""
     fed_at_all = {to for to, _ in fed}
     for spec in graph.specs:
@@ -210,7 +216,7 @@ def _edges_from_outside(graph: Graph, fed: set[tuple[str, str]]) -> Iterator[dic
                 missing = (_id(spec), name) not in fed
             if missing and name != START:
                 yield _edge(_OUTSIDE, _id(spec), name, "undeclared", spec)
-        for name in spec.waits_names:
+        for name in waits[spec.name]:
             if (_id(spec), name) not in fed:
                 yield _edge(_OUTSIDE, _id(spec), name, "waits")
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import html
+import importlib
 import json
+import linecache
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
+import trio
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -31,8 +33,6 @@ from blazen import (
 from blazen._drawing_text import dot_text, mermaid_text, printable
 from blazen.drawing import describe, to_dot, to_mermaid
 from blazen.errors import ValidationError
-from blazen.graph import build_graph
-from blazen.steps import make_spec
 
 
 class A(Event):
@@ -123,9 +123,46 @@ def test_a_name_that_could_be_of_a_subclass_is_drawn_as_possible() -> None:
 
 
 def test_waiting_for_an_event_is_an_edge_of_its_own_kind() -> None:
-    async def wait(ev: A) -> None: ...
+    async def wait(ctx: Context, ev: A) -> None:
+        await ctx.wait_for_event(B)
 
     assert ("step:begin", "step:wait", "my_app::B", "waits") in edges_of(begin, (wait, {"waits": [B]}))
+
+
+def test_a_wait_that_only_the_code_tells_of_is_an_edge_too_if_it_stands_there_literally() -> None:
+    async def wait(ctx: Context, ev: A) -> None:
+        kind = Derived
+        await ctx.wait_for_event(B, where=lambda event: True)
+        await ctx.wait_for_event(event_type="Later")
+        await ctx.wait_for_event(kind)
+
+    assert {edge for edge in edges_of(begin, takes_b, wait) if edge[3] == "waits"} == {
+        ("step:begin", "step:wait", "my_app::B", "waits"),
+        ("outside", "step:wait", "Later", "waits"),
+    }
+    assert node_of(wait)["waits"] == ["my_app::B", "Later"]
+    assert node_of(wait, waits=["Later", Base])["waits"] == ["Later", "Base", "my_app::B"]
+
+
+def test_a_step_that_asks_in_its_middle_goes_to_a_person_and_gets_the_answer() -> None:
+    async def ask(ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=await ctx.request_input("Sure?"))
+
+    assert edges_of(ask) == [
+        ("start", "step:ask", "blazen::StartEvent", "start"),
+        ("step:ask", "stop", "blazen::StopEvent", "emits"),
+        ("step:ask", "person", "blazen::InputRequestEvent", "asks"),
+        ("person", "step:ask", "blazen::InputResponseEvent", "answer"),
+    ]
+
+
+def test_a_step_that_hands_its_asking_on_is_seen_to_ask() -> None:
+    async def ask(ctx: Context, ev: StartEvent) -> StopEvent:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ctx.request_input, "Sure?")
+        return StopEvent()
+
+    assert ("step:ask", "person", "blazen::InputRequestEvent", "asks") in edges_of(ask)
 
 
 def test_a_question_goes_to_a_person_and_the_answer_to_the_step_that_takes_it() -> None:
@@ -174,25 +211,69 @@ def test_what_an_on_error_declares_is_an_edge_and_what_it_does_not_is_a_note() -
     assert node_of(takes_a, on_error=functools.partial(silent))["on_error"] == "silent"
 
 
+def is_large(ev: A) -> bool:
+    return True
+
+
 def test_the_predicate_of_a_step_is_on_the_edges_that_lead_to_it() -> None:
-    def is_large(ev: A) -> bool: ...  # type: ignore[empty-body]
+    @step(when=is_large)
+    async def guarded(ev: A) -> None: ...
 
-    class Guarded(msgspec.Struct, frozen=True):
-        """A `StepSpec` with a predicate."""
-
-        spec: Any
-        when: Callable[..., bool]
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.spec, name)
-
-    graph = build_graph("w", [make_spec(begin), Guarded(make_spec(takes_a), is_large), make_spec(takes_b)])  # type: ignore[list-item]
+    graph = workflow_of(begin, guarded, takes_b).graph
     picture = graph.describe()
-    assert [edge.get("when") for edge in picture["edges"] if edge["to"] == "step:takes_a"] == ["is_large"]
-    assert not [edge for edge in picture["edges"] if "when" in edge and edge["to"] != "step:takes_a"]
-    assert 'label="A [is_large]"' in graph.to_dot()
-    assert '|"A [is#95;large]"|' not in graph.to_mermaid()
+    assert [edge.get("when") for edge in picture["edges"] if edge["to"] == "step:guarded"] == ["is_large"]
+    assert not [edge for edge in picture["edges"] if "when" in edge and edge["to"] != "step:guarded"]
+    assert [node["when"] for node in picture["nodes"] if node["kind"] == "step"] == [None, "is_large", None]
+    assert 'label=" A [is_large] "' in graph.to_dot()
     assert '|"A [is_large]"|' in graph.to_mermaid()
+
+
+def test_a_predicate_that_is_a_lambda_is_told_by_what_it_says() -> None:
+    limit = "b"
+
+    @step(when=lambda ev: ev.event_type < limit)
+    async def small(ev: A) -> None: ...
+
+    @step(
+        when=lambda ev: (
+            not ev.event_type.startswith(("a", "b"))  # one of the letters
+        ),
+    )
+    async def letter(ev: A) -> None: ...
+
+    @step(when=lambda ev: ev.event_type in ["something", "that", "is", "rather", "long"])
+    async def listed(ev: A) -> None: ...
+
+    nodes = workflow_of(begin, small, letter, listed, takes_b).graph.describe()["nodes"]
+    assert [node["when"] for node in nodes if node["kind"] == "step"][1:4] == [
+        "ev.event_type < limit",
+        "not ev.event_type.startswith(('a', 'b'))",
+        "ev.event_type in ['something', 'that', …",
+    ]
+
+
+def test_of_a_lambda_that_its_source_does_not_tell_beyond_doubt_nothing_is_said() -> None:
+    # fmt: off
+    either, other = (lambda ev: ev.event_type < "a"), (lambda ev: ev.event_type > "a")
+    # fmt: on
+    typed = eval("lambda ev: True")
+    nodes = [node_of(takes_a, when=when) for when in (either, other, typed)]
+    # The two differ in what they do, so each is found; of the third there is no source.
+    assert [node["when"] for node in nodes] == ["ev.event_type < 'a'", "ev.event_type > 'a'", "<lambda>"]
+
+
+def test_a_lambda_whose_file_has_been_edited_since_is_not_told_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "edited_since.py"
+    source.write_text("when = lambda ev: ev.n < 5\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    when = importlib.import_module("edited_since").when
+    assert node_of(takes_a, when=when)["when"] == "ev.n < 5"
+    for text in ("when = lambda ev: ev.n > 5\n", "when = lambda ev: ev.m < 5\n", "when = (\n", ""):
+        source.write_text(text)
+        linecache.clearcache()
+        assert node_of(takes_a, when=when)["when"] == "<lambda>"
 
 
 def test_a_workflow_and_its_graph_have_one_picture() -> None:

@@ -1,7 +1,7 @@
-"""Finds out which steps wait for several events, by looking for ``ctx.collect_events(...)`` in their code.
+"""Finds out what steps do with their Context in the middle: which join, which wait for events, which ask.
 
-Nothing declares a join, so this is the one thing about a workflow that only its code tells. The compiled code says
-whether there is such a call; the source, where it can be had, says of what, if that stands there literally.
+Nothing declares that, so it is the one thing about a workflow that only the code of its steps tells. The compiled code
+says whether there is such a call; the source, where it can be had, says of what, if that stands there literally.
 """
 
 from __future__ import annotations
@@ -11,36 +11,58 @@ import dis
 import inspect
 import textwrap
 import types
-from collections.abc import Iterator
 from typing import Any
 
 from blazen.events import Event
 from blazen.hints import is_event_class, type_name, unwrap
 from blazen.steps import StepSpec
 
-_CALL = "collect_events"
 _MISSING = object()
 
 
 def joins_of(spec: StepSpec) -> list[dict[str, Any]]:
-    """The joins of a step, in the order of its code.
+    """The calls of ``ctx.collect_events`` of a step, in the order of its code.
 
     Returns:
         For each ``{"count": n}`` or ``{"types": [names]}``, or ``{}`` where that does not stand there literally.
     """
-    function = unwrap(spec.fn.__func__ if isinstance(spec.fn, types.MethodType) else spec.fn)
+    return [{} if call is None else _wanted(call, _function(spec)) for call in _calls_of(spec, "collect_events")]
+
+
+def waits_of(spec: StepSpec) -> list[str]:
+    """The type names of the events that a step waits for: what it declares, then what its code names literally."""
+    names = list(spec.waits_names)
+    for call in _calls_of(spec, "wait_for_event"):
+        event = _argument(call, 0, "event_type", _function(spec))
+        if isinstance(event, str) or (is_event_class(event) and event is not Event):
+            name = type_name(event)
+            if name not in names:
+                names.append(name)
+    return names
+
+
+def asks(spec: StepSpec) -> bool:
+    """Whether a step calls ``ctx.request_input``."""
+    return bool(_calls_of(spec, "request_input"))
+
+
+def _function(spec: StepSpec) -> Any:
+    return unwrap(spec.fn.__func__ if isinstance(spec.fn, types.MethodType) else spec.fn)
+
+
+def _calls_of(spec: StepSpec, method: str) -> list[ast.Call | None]:
+    """The calls of a method of its Context that a step makes; None where the source of a call is not known."""
+    function = _function(spec)
     code = getattr(function, "__code__", None)
     if code is None or not spec.wants_ctx:
         return []
-    name = _context_name(spec, code)
-    if name is None:
+    context = _context_name(spec, code)
+    found = 0 if context is None else _count_calls(code, context, method)
+    if context is None or not found:
         return []
-    found = _count_calls(code, name)
-    if not found:
-        return []
-    wanted = _wanted_in_source(function, name)
+    calls = _calls_in_source(function, context, method)
     # The source is read from the file as it is now; where it does not fit the code that runs, the code counts.
-    return wanted if len(wanted) == found else [{} for _ in range(found)]
+    return list(calls) if len(calls) == found else [None] * found
 
 
 def _context_name(spec: StepSpec, code: types.CodeType) -> str | None:
@@ -48,41 +70,47 @@ def _context_name(spec: StepSpec, code: types.CodeType) -> str | None:
     return code.co_varnames[at] if at < code.co_argcount else None
 
 
-def _count_calls(code: types.CodeType, context: str) -> int:
+def _count_calls(code: types.CodeType, context: str, method: str) -> int:
     """How often the code, functions inside it included, calls the method on the variable that holds the Context."""
     count = 0
     loaded: object = None
     for instruction in dis.get_instructions(code):
         if instruction.opname in ("LOAD_ATTR", "LOAD_METHOD"):
-            count += instruction.argval == _CALL and loaded == context
+            count += instruction.argval == method and loaded == context
             loaded = None
         elif "LOAD_FAST" in instruction.opname or instruction.opname == "LOAD_DEREF":
             # Python 3.13 loads two variables, or stores one and loads another, with one instruction.
             loaded = instruction.argval[-1] if isinstance(instruction.argval, tuple) else instruction.argval
         elif instruction.opname not in ("CACHE", "EXTENDED_ARG"):
             loaded = None
-    return count + sum(_count_calls(const, context) for const in code.co_consts if isinstance(const, types.CodeType))
+    inner = (const for const in code.co_consts if isinstance(const, types.CodeType))
+    return count + sum(_count_calls(one, context, method) for one in inner)
 
 
-def _wanted_in_source(function: Any, context: str) -> list[dict[str, Any]]:
+def _calls_in_source(function: Any, context: str, method: str) -> list[ast.Call]:
+    """The same in the source; attributes that are passed on (``start_soon(ctx.request_input, ...)``) are no calls."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError, ValueError):
         return []  # typed at a prompt, made by a program, or edited since
-    calls = sorted(_calls(tree, context), key=lambda call: (call.lineno, call.col_offset))
-    return [_wanted(call, function) for call in calls]
+    calls = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr == method
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == context
+    ]
+    return sorted(calls, key=lambda call: (call.lineno, call.col_offset))
 
 
-def _calls(tree: ast.AST, context: str) -> Iterator[ast.Call]:
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr == _CALL
-            and isinstance(node.func.value, ast.Name)
-            and node.func.value.id == context
-        ):
-            yield node
+def _argument(call: ast.Call | None, place: int, name: str, function: Any) -> Any:
+    """What stands for an argument of a call, or _MISSING."""
+    if call is None or any(isinstance(argument, ast.Starred) for argument in call.args[: place + 1]):
+        return _MISSING
+    given = call.args[place : place + 1] or [keyword.value for keyword in call.keywords if keyword.arg == name]
+    return _value_of(given[0], function) if given else _MISSING
 
 
 def _wanted(call: ast.Call, function: Any) -> dict[str, Any]:
