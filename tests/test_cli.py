@@ -229,6 +229,9 @@ MISTAKES = {
     "a run id": (["run", "flows:echoing", "--run-id", "x"], "blazen run: run_id must be a UUID such as"),
     "no folder": (["run", "flows:echoing", "--record", "no/r.json"], "--record: there is no directory 'no'"),
     "a folder": (["run", "flows:echoing", "--record", "."], "--record: '.' is a directory"),
+    "the folder here": (["run", "."], "blazen run: '.': this is a directory; name a file in it"),
+    "relative": (["check", "..flows:weather"], "blazen check: '..flows': there is no such file"),
+    "another file": (["check", "flows.txt"], "blazen check: 'flows.txt': a file must end in .py"),
     "an unknown option": (["run", "flows:echoing", "--fast"], "blazen run: No such option"),
     "an unknown command": (["fly"], "blazen: No such command 'fly' (see blazen --help)"),
     "no target": (["run"], "blazen run: Missing argument 'TARGET' (see blazen run --help)"),
@@ -426,6 +429,32 @@ def test_a_full_disk_is_told_in_one_line(folder: Path) -> None:
         )
     assert done.returncode == 2
     assert done.stderr == b"blazen run: standard output cannot be written: No space left on device\n"
+
+
+def test_a_full_disk_is_told_in_one_line_by_help_too(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*BLAZEN, "--help"], cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 2
+    assert done.stderr == b"blazen: standard output cannot be written: No space left on device\n"
+
+
+def test_ctrl_c_while_the_command_itself_is_imported_is_told_in_one_line(tmp_path: Path) -> None:
+    program = """
+import sys
+from blazen.cli import main
+
+class Interrupt:
+    def find_spec(name, path, target=None):
+        if name == "blazen.cli.commands":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupt)
+sys.exit(main(["--version"]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "blazen: interrupted\n")
 
 
 # --- the other commands

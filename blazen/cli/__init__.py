@@ -28,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from blazen.cli.commands import execute
-
+    try:
+        from blazen.cli.commands import execute
+    except KeyboardInterrupt:  # while click is imported, which takes long enough to be interrupted in
+        print("blazen: interrupted", file=sys.stderr)
+        return 130
     return execute(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -180,11 +181,21 @@ def execute(arguments: Sequence[str] | None = None) -> int:
     except (ReaderGone, BrokenPipeError):
         _forget_stdout()
         return messages.BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            return _fault(error)
+        _forget_stdout()  # click's own: of a help text, say; `Output` tells of what is written by us
+        say(f"{_command()}: standard output cannot be written: {error.strerror}")
+        return messages.MISTAKE
     except Exception as error:
-        say("".join(traceback.format_exception(error)).rstrip("\n"))
-        say(f"{_command()}: this is a fault of blazen {blazen.__version__}; please report it with the lines above")
-        return messages.FAULT
+        return _fault(error)
     return code if isinstance(code, int) else messages.DONE
+
+
+def _fault(error: Exception) -> int:
+    say("".join(traceback.format_exception(error)).rstrip("\n"))
+    say(f"{_command()}: this is a fault of blazen {blazen.__version__}; please report it with the lines above")
+    return messages.FAULT
 
 
 def _command() -> str:

@@ -44,10 +44,15 @@ def parse_target(text: str) -> Target:
     source, colon, attribute = text.rpartition(":")
     if not colon:
         source, attribute = text, ""
-    is_file = source.endswith(".py") or os.sep in source
+    is_file = source.endswith(".py") or os.sep in source or _is_no_module(source)
     if not source.strip() or (colon and not attribute.strip()):
         raise Mistake(f"{text!r} names no workflow; write module:workflow or path/to/file.py:workflow")
     return Target(text, source, attribute if colon else None, is_file)
+
+
+def _is_no_module(source: str) -> bool:
+    """Whether a name with dots can only be that of a file: to look for `notes` in `notes.txt` would import it."""
+    return "." in source and (not all(source.split(".")) or os.path.isfile(source))
 
 
 def load_module(target: Target, kind: Traceback = "short") -> ModuleType:
@@ -107,7 +112,7 @@ def _name_of_file(target: Target) -> tuple[str, Path]:
     """The name a file is imported by, with its folder (or that of its package) in front of the import path."""
     path = Path(target.source)
     if not path.is_file():
-        what = "is a directory" if path.is_dir() else "there is no such file"
+        what = "this is a directory; name a file in it" if path.is_dir() else "there is no such file"
         raise Mistake(f"{target.source!r}: {what}")
     if path.suffix != ".py":
         raise Mistake(f"{target.source!r}: a file must end in .py")
