@@ -280,25 +280,31 @@ class RunRecord(_Part, kw_only=True, omit_defaults=False):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the record to a file as JSON.
 
-        The file is there whole or not at all: it is written beside `path` and then put in its place.
+        The file is there whole or not at all: it is written beside `path` and then put in its place. What a link points
+        to is replaced, not the link; what is no file, such as a device or a pipe, is written to.
 
         Raises:
             PersistError: It cannot be written.
         """
         import os
 
-        name = os.fspath(path)
-        beside = f"{name}.{os.getpid()}.part"
+        name = os.path.realpath(path)
+        # To replace a device would take it away from everybody.
+        in_place = os.path.exists(name) and not os.path.isfile(name)
+        written = name if in_place else f"{name}.{os.getpid()}.part"
         try:
             try:
-                with open(beside, "w", encoding="utf-8") as file:
+                with open(written, "w", encoding="utf-8") as file:
                     file.write(self.to_json())
-                os.replace(beside, name)
+                if not in_place:
+                    os.replace(written, name)
             finally:
-                if os.path.lexists(beside):
-                    os.unlink(beside)
+                if not in_place and os.path.lexists(written):
+                    os.unlink(written)
         except OSError as error:
-            raise PersistError(f"the run record cannot be written to {name!r}: {error.strerror or error}") from error
+            raise PersistError(
+                f"the run record cannot be written to {os.fspath(path)!r}: {error.strerror or error}"
+            ) from error
 
     # --- ways in
 
@@ -369,7 +375,8 @@ def _read(text: str | bytes, where: str) -> RunRecord:
 
 def _one_line(text: str) -> str:
     line = " ".join(text.split())
-    return line[:1].lower() + line[1:]
+    # Messages begin with a capital letter, and go on ours; JSON is a word of capitals.
+    return line if line[:2].isupper() else line[:1].lower() + line[1:]
 
 
 def _contradictions(record: RunRecord) -> Iterator[tuple[str, str]]:

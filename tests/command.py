@@ -220,6 +220,15 @@ hurrying = Workflow("hurrying", [hurry])
 
 
 @step
+async def vanish(ev: StartEvent) -> StopEvent:
+    os.rmdir("out")
+    return StopEvent()
+
+
+vanishing = Workflow("vanishing", [vanish])
+
+
+@step
 async def leave(ev: StartEvent) -> StopEvent:
     sys.exit(7)
 

@@ -237,6 +237,10 @@ MISTAKES = {
     "no target": (["run"], "blazen run: Missing argument 'TARGET' (see blazen run --help)"),
     "an unknown format": (["graph", "flows:echoing", "-f", "png"], "'png' is not one of 'mermaid', 'dot', 'json'"),
     "no record": (["view", "no.json"], "blazen view: 'no.json': there is no such file"),
+    "code as record": (
+        ["view", "flows.py"],
+        "blazen view: run record 'flows.py': this is no JSON, or not all of it: JSON is malformed",
+    ),
     "the record as page": (["view", "no.json", "-o", "./no.json"], "is the record itself; give another file with"),
     "a question": (["run", "flows:asking"], "the workflow asks 'Delete it?' and nobody can answer: standard input and"),
 }
@@ -558,8 +562,16 @@ def test_the_script_completes_commands_and_options(tmp_path: Path) -> None:
 # --- records
 
 
+def test_a_record_that_cannot_be_written_after_the_run_is_told_in_one_line(folder: Path) -> None:
+    (folder / "out").mkdir()
+    done = blazen("run", "flows:vanishing", "--record", "out/run.json", cwd=folder)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "blazen run: --record: the run record cannot be written to 'out/run.json': No such file or directory\n",
+    )
+
+
 def test_the_record_of_a_run_is_kept_also_when_it_fails_and_view_makes_a_page_of_it(folder: Path) -> None:
-    pytest.importorskip("blazen.record")
     for name, code in (("weather", 0), ("failing", 1)):
         assert blazen("run", f"flows:{name}", "--record", "run.json", cwd=folder).returncode == code
         assert isinstance(json.loads((folder / "run.json").read_text(encoding="utf-8")), dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,27 @@ def test_a_record_is_saved_and_loaded(text: str, tmp_path: Path) -> None:
     assert RunRecord.load(path) == record
     assert RunRecord.load(str(path)) == record
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_saving_replaces_the_file_that_a_link_points_to(text: str, tmp_path: Path) -> None:
+    (tmp_path / "link.json").symlink_to("run.json")
+    for _ in range(2):
+        RunRecord.from_json(text).save(tmp_path / "link.json")
+    assert (tmp_path / "link.json").is_symlink()
+    assert (tmp_path / "run.json").read_text(encoding="utf-8") == text
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_is_no_file_is_written_to_and_not_replaced(text: str, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        RunRecord.from_json(text).save(pipe)
+        assert pipe.is_fifo()
+        assert os.read(reader, 1 << 20).decode() == text
+    finally:
+        os.close(reader)
 
 
 def test_a_record_that_cannot_be_saved_says_where(text: str, tmp_path: Path) -> None:

@@ -187,8 +187,8 @@ class _WatchedRun:
             return
         try:
             handler.record.save(self._options.record)
-        except OSError as error:
-            raise Mistake(f"--record: {self._options.record!r} cannot be written: {error.strerror}") from None
+        except errors.PersistError as error:
+            raise Mistake(f"--record: {error}") from None
 
     def _stop(self, handler: Any) -> None:
         handler.cancel("interrupted")
