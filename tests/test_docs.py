@@ -122,6 +122,34 @@ def test_every_block_runs_and_prints_what_the_page_says(
             assert printed == example.output, f"{page.name}:{example.line} prints something else"
 
 
+def anchor_of(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def prose_of(markdown: str) -> str:
+    """The page without its blocks of code."""
+    return re.sub(r"^(`{3,}).*?^\1`*$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors_of(page: Path) -> set[str]:
+    prose = prose_of(page.read_text(encoding="utf-8"))
+    return {anchor_of(heading) for heading in re.findall(r"^#+ (.+)$", prose, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_every_link_to_a_page_or_a_heading_leads_somewhere(page: Path) -> None:
+    prose = re.sub(r"`[^`\n]+`", "code", prose_of(page.read_text(encoding="utf-8")))
+    links = re.findall(r"\]\(([^()\s]+)\)", prose)
+    for link in links:
+        path, _, anchor = link.partition("#")
+        if ":" in path:  # of the web
+            continue
+        target = page.parent / path if path else page
+        assert target.exists(), f"{page.name}: {link} leads nowhere"
+        assert not anchor or anchor in anchors_of(target), f"{page.name}: {link} names no heading there"
+
+
 PAGE = """\
 Text.
 
