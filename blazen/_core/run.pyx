@@ -478,7 +478,9 @@ cdef class RunCore:
         if type(result) is step.last_class:
             return self._deliver(step.last_route, result)
         if type(result) is not list:
-            return self._deliver(self.router.route_result(step, result, rescued, False, self._is_awaited(result)), result)
+            return self._deliver(
+                self.router.route_result(step, result, rescued, False, self._is_awaited(result)), result
+            )
         events = list(<list> result)
         cdef Route route
         cdef Py_ssize_t place
