@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from blazen import Context, Event, StartEvent, StopEvent, Workflow, step
+from blazen import BlazenState, Context, Event, StartEvent, StopEvent, Workflow, step
 from blazen.errors import CancelledError, TimeoutError, ValidationError, WorkflowError
 
 
@@ -152,6 +152,49 @@ async def test_a_value_that_cannot_be_stored_is_refused_on_leaving_and_lets_go()
         return StopEvent()
 
     await Workflow("w", [only]).run()
+
+
+class Fragile(BlazenState):
+    loads: bool = False
+
+    def restore(self) -> None:
+        if not self.loads:
+            raise OSError("no connection")
+
+
+async def test_a_value_that_cannot_be_loaded_lets_go_too() -> None:
+    @step
+    async def only(ctx: Context, ev: StartEvent) -> StopEvent:
+        ctx.set("fragile", Fragile())
+        with pytest.raises(OSError, match="no connection"):
+            async with ctx.edit("fragile"):
+                pass
+        ctx.set("fragile.loads", True)
+        async with ctx.edit("fragile") as cell:
+            return StopEvent(result=cell.value)
+
+    assert (await Workflow("w", [only]).run()).result == Fragile(loads=True)
+
+
+async def test_a_value_that_cannot_be_loaded_after_a_wait_lets_the_next_one_in(autojump_clock: MockClock) -> None:
+    @step
+    async def edits(ctx: Context, ev: Part) -> Done:
+        await trio.sleep(ev.n)
+        if ev.n == 0:
+            async with ctx.edit("fragile", Fragile(loads=True)) as cell:
+                await trio.sleep(10)
+                cell.value = Fragile()
+        elif ev.n == 1:
+            with pytest.raises(OSError, match="no connection"):
+                async with ctx.edit("fragile"):
+                    pass
+            ctx.set("fragile.loads", True)
+        else:
+            async with ctx.edit("fragile") as cell:
+                assert cell.value.loads
+        return Done()
+
+    await Workflow("w", [fan, edits, join_after(3)], timeout=100).run(parts=3)
 
 
 async def test_an_edit_within_an_edit_of_the_same_key_is_refused_instead_of_waiting_for_itself() -> None:

@@ -50,7 +50,11 @@ class Edit:
                     f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
                 )
             await self._wait_behind(holder)
-        self.value: object = self._ctx.get(self._key, self._default)
+        try:
+            self.value: object = self._ctx.get(self._key, self._default)
+        except BaseException:  # of a user's restore() or field store
+            self._let_go()
+            raise
         return self
 
     async def _wait_behind(self, holder: Edit) -> None:
