@@ -201,6 +201,31 @@ def test_a_wrong_mark_is_an_error_that_names_it(pytester: pytest.Pytester, mark:
     result.stdout.fnmatch_lines([f"*test_it.py::test_it: pytest.mark.blazen: {message}"])
 
 
+def test_a_marked_method_of_a_unittest_class_is_refused_instead_of_passing_without_being_run(
+    pytester: pytest.Pytester,
+) -> None:
+    source = """
+        import unittest
+        import pytest
+
+        pytestmark = pytest.mark.blazen
+
+        class TestOld(unittest.TestCase):
+            async def test_never_awaited(self):
+                raise AssertionError
+
+            def test_plain(self):
+                pass
+
+        class TestTheirs(unittest.IsolatedAsyncioTestCase):
+            async def test_awaited(self):
+                pass
+    """
+    result = run(pytester, test_it=source)
+    result.assert_outcomes(errors=1, passed=2)
+    result.stdout.fnmatch_lines(["*TestOld::test_never_awaited: a unittest.TestCase cannot run an async def test*"])
+
+
 def test_the_fixture_is_refused_where_there_is_no_virtual_time(pytester: pytest.Pytester) -> None:
     source = """
         import pytest

@@ -163,6 +163,21 @@ def _each_example(
     return run
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Refuse what would pass without being run: a `unittest.TestCase` calls an async def and drops the coroutine."""
+    if not isinstance(item, pytest.Function) or item.get_closest_marker("blazen") is None or _test_seed in item.stash:
+        return
+    import unittest
+
+    wrong = item.cls is not None and issubclass(item.cls, unittest.TestCase)
+    if wrong and not issubclass(item.cls, unittest.IsolatedAsyncioTestCase) and inspect.iscoroutinefunction(item.obj):
+        pytest.fail(
+            f"{item.nodeid}: a unittest.TestCase cannot run an async def test, in trio or otherwise; make it a method "
+            "of a plain class, or a function",
+            pytrace=False,
+        )
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Say with which seed a test has failed."""
