@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from blazen import Event, StartEvent, StopEvent, step
+from blazen import Event, StartEvent, StopEvent, Workflow, step
 from blazen.events import DynamicEvent
 
 
@@ -183,8 +183,18 @@ def fail_because_of_the_unpicklable(ev: StartEvent) -> StopEvent:
 
 
 @step(run="process")
+def fail_endlessly(ev: StartEvent) -> StopEvent:
+    return fail_endlessly(ev)
+
+
+@step(run="process")
 def fail_in_groups(ev: StartEvent) -> StopEvent:
     raise ExceptionGroup("two", [ValueError("one"), OSError(2, "gone")])
+
+
+@step(run="process")
+def run_another(ev: StartEvent) -> StopEvent:
+    return Workflow("inner", [own_pid]).run_sync().event
 
 
 @step(run="process")

@@ -477,6 +477,16 @@ async def test_a_worker_that_is_never_ready(monkeypatch: pytest.MonkeyPatch) -> 
             await Workflow("w", [killable.add_one]).run(1)
 
 
+async def test_a_process_step_within_a_process_step_is_told_what_to_do() -> None:
+    with pytest.raises(WorkflowError) as caught:
+        await Workflow("w", [killable.run_another]).run()
+    assert isinstance(caught.value.__cause__, ValidationError)
+    assert str(caught.value.__cause__) == (
+        "workflow 'inner' has process steps and is run inside a worker process, which can have none of its own: run it "
+        "in the host, such as in an async step, or use run='thread'"
+    )
+
+
 async def test_workers_that_all_die_before_they_take_the_event(monkeypatch: pytest.MonkeyPatch) -> None:
     import trio_parallel
 
@@ -532,6 +542,14 @@ async def test_an_exception_is_kept_where_only_what_it_came_of_cannot_be_pickled
     cause = caught.value.__cause__
     assert isinstance(cause, KeyError)
     assert "Unpicklable: holds a lock" in cause.__notes__[0]
+
+
+async def test_an_exception_is_kept_where_only_its_traceback_cannot_be_pickled() -> None:
+    with pytest.raises(WorkflowError) as caught:
+        await Workflow("w", [killable.fail_endlessly]).run()
+    cause = caught.value.__cause__
+    assert isinstance(cause, RecursionError)
+    assert "return fail_endlessly(ev)" in cause.__notes__[0]
 
 
 async def test_an_exception_whose_text_raises() -> None:

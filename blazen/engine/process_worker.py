@@ -124,10 +124,13 @@ def _raised(error: BaseException) -> Answer:
     except Exception as exc:  # a __str__ of the user's
         text = f"(its traceback cannot be shown: {type(exc).__name__})\n"
     pickled = _pickle_error(error)
-    if not pickled and (error.__cause__ is not None or error.__context__ is not None):
+    if not pickled:
         # What it came of may be all that is in the way; the text has that too.
         error.__cause__ = error.__context__ = None
-        error.add_note(f"What it came of cannot be pickled. Its traceback in the worker process:\n{text}")
+        error.add_note(f"Not all of it can be pickled. Its traceback in the worker process:\n{text}")
+        pickled = _pickle_error(error)
+    if not pickled:
+        error.__traceback__ = None  # of an endless recursion it is too deep
         pickled = _pickle_error(error)
     return RAISED, pickled, shown(error), text
 

@@ -41,15 +41,22 @@ def load(workflow: str) -> None:
     """Import what runs worker processes; before the first run of a workflow that needs it.
 
     Raises:
-        ValidationError: This is a worker process in the middle of importing the main script, which starts the run.
+        ValidationError: This is a worker process: in the middle of importing the main script, which starts the run, or
+            in the middle of a step that does.
     """
+    here = multiprocessing.current_process()
     # The mark by which `multiprocessing` itself knows.
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
+    if getattr(here, "_inheriting", False):
         script = getattr(sys.modules.get("__mp_main__"), "__file__", None) or "the main module"
         raise ValidationError(
             f"workflow {workflow!r} is run while a worker process imports {os.path.basename(script)}: a script with "
             "process steps is imported again by each worker, so what starts the run belongs under "
             "`if __name__ == '__main__':`"
+        )
+    if here.daemon:
+        raise ValidationError(
+            f"workflow {workflow!r} has process steps and is run inside a worker process, which can have none of its "
+            "own: run it in the host, such as in an async step, or use run='thread'"
         )
     from trio_parallel import _proc
 
