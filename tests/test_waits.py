@@ -602,6 +602,27 @@ async def test_a_condition_that_raises_tells_the_sender_and_leaves_the_wait(auto
         assert (await handler.result()).result == 5
 
 
+class Measured(Event):
+    values: Any
+
+
+async def test_a_field_that_cannot_be_compared_is_told_to_the_sender(autojump_clock: MockClock) -> None:
+    np = pytest.importorskip("numpy")
+    wanted = np.arange(3)
+
+    @step(waits=[Measured])
+    async def only(ctx: Context, ev: StartEvent) -> StopEvent:
+        measured = await ctx.wait_for_event(Measured, values=wanted)
+        return StopEvent(result=measured.values)
+
+    async with Workflow("w", [only]).run_with_handler() as handler:
+        await until_waiting(handler)
+        with pytest.raises(WorkflowError, match=r"compare the field 'values' of an event 'Measured' .*where="):
+            handler.send_event(Measured(np.arange(3)))
+        handler.send_event(Measured(wanted))
+        assert (await handler.result()).result is wanted
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [

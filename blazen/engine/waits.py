@@ -330,8 +330,18 @@ def _matcher(
         data = event.data if isinstance(event, DynamicEvent) else None
         for field, wanted in fields.items():
             value = getattr(event, field) if data is None else data.get(field, _NOTHING)
-            if value is not wanted and value != wanted:
-                return None
+            try:
+                if value is not wanted and value != wanted:
+                    return None
+            except Exception as exc:  # as of NumPy arrays, which do not say yes or no
+                raise WorkflowError(
+                    f"wait_for_event in step {ctx.step_name!r} of workflow {run.router.workflow!r} could not compare the "
+                    f"field {field!r} of an event {name!r} ({type(exc).__name__}: {exc}); say with where= which event it "
+                    "waits for",
+                    step=ctx.step_name,
+                    event_type=name,
+                    run_id=run.run_id,
+                ) from exc
         if condition is not None:
             try:
                 if not condition(event):
