@@ -125,12 +125,13 @@ class StateLayout:
         for name, value in values.items():
             object.__setattr__(state, name, value)
         if getattr(self.cls, "restore", None) is not None:
+            where = "made of a pickle or copy" if key is None else f"under the key {key!r}"
             try:
-                state.restore()
+                result = state.restore()
             except Exception as error:
-                where = "made of a pickle or copy" if key is None else f"under the key {key!r}"
                 error.add_note(f"raised by restore() of the {self.cls.__qualname__} {where}")
                 raise
+            _refuse_awaitable(result, f"restore() of the {self.cls.__qualname__} {where}", "it is a plain method")
         return state
 
     def save(self, field: str, key: str, value: object, ctx: Any) -> None:
@@ -150,11 +151,16 @@ class StateLayout:
             raise  # a thread step was told to stop meanwhile
         except Exception as error:
             raise WorkflowError(f"{where} could not {verb} it: {type(error).__name__}: {error}") from error
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise WorkflowError(f"{where}: its {verb} gave an awaitable; field stores are plain calls, without async")
+        _refuse_awaitable(result, f"{where}: its {verb}", "field stores are plain calls")
         return result
+
+
+def _refuse_awaitable(result: object, who: str, rule: str) -> None:
+    """Refuse what nobody would await: a plain function may return the coroutine of an async one."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise WorkflowError(f"{who} gave an awaitable; {rule}, without async")
 
 
 def layout_of(cls: type[Any]) -> StateLayout:
@@ -272,11 +278,7 @@ def check_class(cls: type[Any], root: type[Any]) -> None:
 
 def _check_bases(cls: type[Any], where: str) -> None:
     for base in cls.__mro__[1:-1]:
-        if (
-            not base.__flags__ & _HEAP_TYPE
-            or hasattr(base, "__struct_fields__")
-            or hasattr(base, "__pydantic_fields__")
-        ):
+        if not base.__flags__ & _HEAP_TYPE or hasattr(base, "__pydantic_fields__"):
             raise ValidationError(
                 f"{where} a state cannot also be a {base.__qualname__}: what that holds is no field of its own"
             )

@@ -62,8 +62,9 @@ class BlazenState:
         ValidationError: When a class is made: ``Meta`` has other attributes, names something that is no field, names a
             field in both places or a store without ``save`` and ``load``; a default that is mutable and of another
             class would be shared; a field is called ``Meta``, ``restore`` or ``state_type``; ``restore`` is async; it
-            derives from a builtin type, a msgspec Struct or a pydantic model too. When it is first used: its fields
-            cannot be those of a dataclass.
+            derives from a builtin type or a pydantic model too. When it is first used: its fields cannot be those of a
+            dataclass.
+        TypeError: It derives from a msgspec Struct or an `Event` too, which msgspec refuses.
     """
 
     __slots__ = ()

@@ -452,6 +452,18 @@ def test_an_error_of_restore_comes_out_and_names_the_key(store: StateStore) -> N
     assert store.keys() == ["f", "f.n"]
 
 
+def test_a_restore_that_hands_on_what_would_have_to_be_awaited_is_refused(store: StateStore) -> None:
+    class Later(BlazenState):
+        n: int = 0
+
+        def restore(self) -> Any:
+            return async_save("key", self.n, None)
+
+    store.set("f", Later())
+    with pytest.raises(WorkflowError, match=r"restore\(\) of the .*Later under the key 'f' gave an awaitable; it is a"):
+        store.get("f")
+
+
 def test_nothing_changes_when_one_field_cannot_be_stored(store: StateStore) -> None:
     store.set("job", Job("first", [1]))
     before = store.items()
@@ -1018,6 +1030,12 @@ def test_a_class_that_has_changed_is_named(store: StateStore, stored: StoredStat
     with pytest.raises(ValidationError, match=message):
         put_back(store, stored)
     assert store.keys() == []
+
+
+@pytest.mark.parametrize("base", [msgspec.Struct, Event])
+def test_a_struct_cannot_be_a_state_too(base: type) -> None:
+    with pytest.raises(TypeError, match="Struct"):
+        type(base)("Both", (BlazenState, base), {})
 
 
 def test_a_state_class_may_be_named_in_types() -> None:
