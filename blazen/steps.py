@@ -123,7 +123,7 @@ def step(
     max_concurrency: int | None = None,
     run: Literal["inline"] = "inline",
     subclasses: bool = False,
-    when: Callable[[Any], object] | None = None,
+    when: Callable[[Any], bool] | None = None,
 ) -> Callable[[_F], _F]: ...
 @overload
 def step(
@@ -138,7 +138,7 @@ def step(
     on_error: _Handler | _MethodHandler | None = None,
     max_concurrency: int | None = None,
     subclasses: bool = False,
-    when: Callable[[Any], object] | None = None,
+    when: Callable[[Any], bool] | None = None,
 ) -> Callable[[_PlainF], _PlainF]: ...
 def step(
     function: Any = None,
@@ -154,7 +154,7 @@ def step(
     max_concurrency: int | None = None,
     run: Literal["inline", "thread", "process"] = "inline",
     subclasses: bool = False,
-    when: Callable[[Any], object] | None = None,
+    when: Callable[[Any], bool] | None = None,
 ) -> Any:
     """Mark a function as a step of a workflow and give it back unchanged.
 

@@ -83,6 +83,20 @@ def misspelt(ev: StartEvent) -> StopEvent:
     return StopEvent()
 
 
+async def async_guard(ev: Greet) -> bool:
+    return True
+
+
+@step(when=async_guard)  # type: ignore[arg-type]  # E: Argument "when" to "step" has incompatible type
+async def guarded(ev: Greet) -> StopEvent:
+    return StopEvent()
+
+
+@step(run="thread", when="name == 'Ada'")  # type: ignore[call-overload, untyped-decorator]  # E: No overload variant
+def guarded_by_text(ev: Greet) -> StopEvent:
+    return StopEvent()
+
+
 @step  # type: ignore[type-var]  # E: cannot be "Callable[[StartEvent], Coroutine[Any, Any, str]]"
 async def returns_text(ev: StartEvent) -> str:
     return "done"
@@ -126,6 +140,13 @@ async def only(ctx: Context, ev: StartEvent) -> StopEvent:
     with ctx.edit("n"):  # type: ignore[attr-defined]  # E: has no attribute "__enter__"
         pass
     greets: list[Greet] = ctx.collect_events(greet, 2)  # type: ignore[assignment]  # E: "list[Greet] | None"
+    ctx.set_value("key", 5)  # type: ignore[arg-type]  # E: expected "StateValue"
+    ctx.request_input("Ship it?")  # type: ignore[unused-coroutine]  # E: must be used
+    ctx.wait_for_event(Greet)  # type: ignore[unused-coroutine]  # E: must be used
+    await ctx.request_input(5)  # type: ignore[call-overload]  # E: No overload variant of "request_input"
+    await ctx.wait_for_event(Greet, timeout="5")  # type: ignore[call-overload]  # E: No overload variant
+    (await ctx.wait_for_event(Greet)).age  # type: ignore[attr-defined]  # E: "Greet" has no attribute "age"
+    await ctx.wait_for_event(Greet, where=lambda ev: ev.age)  # type: ignore[attr-defined]  # E: has no attribute "age"
     ctx.collect_events(greet, 2, "key")  # type: ignore[call-overload]  # E: No overload variant of "collect_events"
     return "done"  # type: ignore[return-value]  # E: Incompatible return value type (got "str", expected "StopEvent")
 

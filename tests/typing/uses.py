@@ -200,6 +200,14 @@ def without_hint_of_its_result(ctx: Context, ev: Greet):  # type: ignore[no-unty
     return [ev]
 
 
+@step(when=lambda ev: ev.name != "", waits=[Greet])
+async def waits_in_the_middle(ctx: Context, ev: Greet) -> StopEvent:
+    assert_type(await ctx.wait_for_event(Greet, where=lambda other: other.name != ev.name, timeout=5), Greet)
+    assert_type(await ctx.request_input("Ship it?", schema=bool), bool)
+    assert_type(await ctx.request_input("How many?", schema=int, timeout=5, default=None), int | None)
+    return StopEvent(result=await ctx.request_input("Why?", metadata={"lines": 5}))
+
+
 class Steps:
     """Steps may be methods."""
 
