@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -776,6 +777,14 @@ def test_steps_under_the_guard_are_told_of_it(tmp_path: Path) -> None:
     assert program.returncode == 1
     assert "step 'work' of workflow 'w' could not be loaded in a worker process: AttributeError" in err
     assert "not under `if __name__ == '__main__':`" in err
+
+
+async def test_a_module_that_only_the_host_can_import_is_told_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("only_here")  # as of a test that pytest has loaded by --import-mode=importlib
+    exec(PROGRAM, vars(module))
+    monkeypatch.setitem(sys.modules, "only_here", module)
+    with pytest.raises(WorkflowError, match=r"No module named 'only_here'; .* of a module that `import` finds"):
+        await Workflow("w", [module.work]).run("x")
 
 
 def test_steps_that_no_file_holds_are_refused_when_built(tmp_path: Path) -> None:

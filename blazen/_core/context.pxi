@@ -101,7 +101,8 @@ cdef class Context:
 
     @property
     def session(self):
-        """Live objects of this process, by identity; never checked, never written anywhere."""
+        """Live objects of this process, by identity; not checked. What a snapshot does about them is the workflow's
+        `session_policy`."""
         self._check()
         return self._run.session
 

@@ -217,8 +217,8 @@ def read_answer(run: Run, ctx: Context, answer: process_worker.Answer) -> tuple[
     else:
         said = (
             f"{{step}} could not be loaded in a worker process: {rest[0]}; a worker imports the modules of the "
-            "function and of the event again, so both must be at their top level, and not under "
-            "`if __name__ == '__main__':`"
+            "function and of the event by their names, so both must stand at the top level of a module that `import` "
+            "finds, and not under `if __name__ == '__main__':`"
         )
     return None, _error(run, ctx, said)
 
