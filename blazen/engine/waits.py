@@ -335,9 +335,9 @@ def _matcher(
                     return None
             except Exception as exc:  # as of NumPy arrays, which do not say yes or no
                 raise WorkflowError(
-                    f"wait_for_event in step {ctx.step_name!r} of workflow {run.router.workflow!r} could not compare the "
-                    f"field {field!r} of an event {name!r} ({type(exc).__name__}: {exc}); say with where= which event it "
-                    "waits for",
+                    f"wait_for_event in step {ctx.step_name!r} of workflow {run.router.workflow!r} could not compare "
+                    f"the field {field!r} of an event {name!r} ({type(exc).__name__}: {exc}); say with where= which "
+                    "event it waits for",
                     step=ctx.step_name,
                     event_type=name,
                     run_id=run.run_id,
