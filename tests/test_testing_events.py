@@ -200,3 +200,9 @@ async def test_cancelling_whoever_watches_cancels_the_run(autojump_clock: trio.t
     assert scope.cancelled_caught
     assert run.handler.state == "cancelled"
     assert trio.current_time() == 1.5
+
+
+async def test_only_a_workflow_can_be_watched() -> None:
+    for wrong in (3, None, "greeter", lambda: 3):
+        with pytest.raises(ValidationError, match="watch takes a workflow"):
+            watch(wrong)  # type: ignore[arg-type]

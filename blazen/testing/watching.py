@@ -110,6 +110,9 @@ def watch(
             of the input that is called `answers` has to be given with the others in a dict.
         **fields: As of `Workflow.run`.
     Raises:
-        ValidationError: As of `Workflow.run`; or `answers` is none of its forms.
+        ValidationError: As of `Workflow.run`; or `answers` is none of its forms, or `workflow` no workflow.
     """
-    return _Watching(workflow.run_with_handler(input, **fields), Answerer("watch", answers))
+    from blazen.testing.trial import workflow_of
+
+    run = workflow_of("watch", workflow).run_with_handler(input, **fields)
+    return _Watching(run, Answerer("watch", answers))
