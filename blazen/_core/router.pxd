@@ -63,11 +63,12 @@ cdef class Router:
         readonly bint has_guards
         dict _by_class
         dict _by_name
+        frozenset _awaited                  # type names that some step waits for in its middle
         tuple _subclass_routes
         dict _classes                       # type name -> class, for events known by name only
 
     cdef Route find(self, object event)
-    cdef Route narrow(self, Route route, object event, str origin, object emitter)
+    cdef Route narrow(self, Route route, object event, str origin, object emitter, bint awaited)
     cdef bint lets_through(self, StepInfo step, object event) except -1
     cdef object adapt(self, StepInfo step, object event)
     cdef Route route_result(self, StepInfo step, object event, bint rescued, bint in_list, bint awaited)

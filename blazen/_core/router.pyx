@@ -112,6 +112,7 @@ cdef class Router:
             for event_type in spec.waits_names:
                 if event_type not in self._by_name:
                     self._by_name[event_type] = Route(event_type, AWAITED, ())
+        self._awaited = frozenset(name for spec in graph.specs for name in spec.waits_names)
         self._by_class = {}
 
     def lookup(self, event):
@@ -131,7 +132,7 @@ cdef class Router:
         if route is None:
             return False
         if route.guarded:
-            self.narrow(route, event, "was sent from outside the run", None)
+            self.narrow(route, event, "was sent from outside the run", None, False)
         return True
 
     def known_class(self, str event_type):
@@ -160,15 +161,18 @@ cdef class Router:
             self._by_class[cls] = route
         return <Route> route
 
-    cdef Route narrow(self, Route route, object event, str origin, object emitter):
+    cdef Route narrow(self, Route route, object event, str origin, object emitter, bint awaited):
         """A guarded route without the steps whose guards refuse this event.
 
         Args:
             origin: Where the event comes from, for the message: "step 'a' returned".
             emitter: The step it comes from, or None.
+            awaited: A step waits for this event in its middle, so that no step has to accept it.
         """
         cdef StepInfo step
         kept = tuple(step for step in route.steps if step.when is None or self.lets_through(step, event))
+        if not kept and (awaited or route.event_type in self._awaited):
+            return Route(route.event_type, AWAITED, ())
         if not kept and route.kind != ASKS:
             refused = ", ".join(repr(step.name) for step in route.steps)
             raise _WorkflowError(
@@ -268,7 +272,7 @@ cdef class Router:
                 event_type=event_type,
             )
         if route.guarded:
-            return self.narrow(route, event, f"{who} returned", step.name)
+            return self.narrow(route, event, f"{who} returned", step.name, awaited)
         if cls is not _DynamicEvent and not rescued:
             step.last_class = cls
             step.last_route = route

@@ -181,10 +181,10 @@ cdef class RunCore:
     """Queue, dispatch and settling of one run.
 
     `blazen.engine.run.Run` extends it with what happens once per run and with the hooks that are called from here:
-    `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_waits_aborted`, `on_unwound`, `on_base_exception`, `on_blocked`,
-    `on_scope_left_open`, `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`, `pass_counter`,
-    `send`, `post`, `post_to_stream`, `add_usage`, `edit`, `cleanup`, `keep_for_waits`, `wait_for_event`,
-    `request_input` and `payload_of`.
+    `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_waits_aborted`, `end_waits`, `on_unwound`, `on_base_exception`,
+    `on_blocked`, `on_scope_left_open`, `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`,
+    `pass_counter`, `send`, `post`, `post_to_stream`, `add_usage`, `edit`, `cleanup`, `keep_for_waits`,
+    `wait_for_event`, `request_input` and `payload_of`.
     """
 
     def __cinit__(self):
@@ -348,7 +348,7 @@ cdef class RunCore:
         """Queue the run's first event."""
         cdef Route route = self.router.find(event)
         if route.guarded:
-            route = self.router.narrow(route, event, "begins the run", None)
+            route = self.router.narrow(route, event, "begins the run", None, False)
         self._cause = START
         self._deliver(route, event)
 
@@ -395,7 +395,7 @@ cdef class RunCore:
             return
         if (<Route> route).guarded:
             sender = "was sent from outside the run" if emitter is None else f"step {emitter!r} sent"
-            route = self.router.narrow(route, event, sender, emitter)
+            route = self.router.narrow(route, event, sender, emitter, self._is_awaited(event))
         self._cause = cause
         self._deliver(route, event)
         if self._active is None and self._has_work():
@@ -704,6 +704,12 @@ cdef class RunCore:
         ctx.abort_reason = reason
         ctx._waits_aborted = False
         return True
+
+    def waits_aborted(self, Context ctx not None):
+        """An invocation waits although it was told to stop; reported once per attempt."""
+        if not ctx._waits_aborted:
+            ctx._waits_aborted = True
+            self.on_waits_aborted(ctx)
 
     def is_active(self, Worker worker not None):
         """Whether this worker's step is what runs right now, and does not wait."""

@@ -537,9 +537,8 @@ cdef class Worker:
             run._active = None
             if ctx.deadline != INFINITY and ctx._timer == 0:
                 ctx._timer = run._arm(ctx.deadline, ctx)
-            if ctx.abort_reason != 0 and not ctx._waits_aborted:
-                ctx._waits_aborted = True
-                run.on_waits_aborted(ctx)
+            if ctx.abort_reason != 0:
+                run.waits_aborted(ctx)
             if run.deadline != INFINITY and not run._deadline_armed:
                 run.arm_run_deadline()
             if run._has_work():
@@ -576,6 +575,8 @@ cdef class Worker:
             error = run.on_scope_left_open(ctx, error)
         if len(_lock_owners) > 0 and len(_lock_owners.get(self.task, ())) != self.locks:
             error = run.on_lock_left_held(ctx, error)
+        if ctx.holds > 0:
+            run.end_waits(ctx)                   # in tasks that are not the step's own and have outlived it
         if (
             error is None
             and ctx.deadline == INFINITY

@@ -249,10 +249,16 @@ class RunHandler(Generic[Out]):
         """Answer an open question. A step that asked in its middle goes on with it; else it becomes an event.
 
         Raises:
-            ValidationError: There is no such question, it has been answered, or the answer does not fit the schema it
-                was asked with. The run is undisturbed, and the question stays open if it was.
+            ValidationError: There is no such question, it has been answered, the answer does not fit the schema it was
+                asked with, or the call comes from a thread. The run is undisturbed, and the question stays open if it
+                was.
         """
         self._check_entered()
+        if not self._run.on_own_thread():
+            raise ValidationError(
+                "respond_to_input is called from a thread: from there, use "
+                "trio.from_thread.run_sync(handler.respond_to_input, request_id, response)"
+            )
         if not isinstance(request_id, str) or request_id not in self._run.questions or self._run.over:
             raise ValidationError(
                 f"respond_to_input: no open question has the id {request_id!r}; open are "
@@ -260,14 +266,12 @@ class RunHandler(Generic[Out]):
             )
         asked = None if self._run.waits is None else self._run.waits.question(request_id)
         if asked is not None:
-            value = check_answer(asked.schema, response, request_id)
-            del self._run.questions[request_id]
-            asked.finish(value)
+            asked.finish(check_answer(asked.schema, response, request_id))
             return
         answer = InputResponseEvent(request_id=request_id, response=response)
         self._run.check_accepted(answer, None)
         self._run.send(answer, None, None)
-        del self._run.questions[request_id]
+        self._run.questions.pop(request_id, None)
 
     # --- who calls from where
 

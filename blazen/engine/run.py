@@ -145,7 +145,7 @@ class Run(RunCore):
     @property
     def state_name(self) -> str:
         """What `handler.state` says."""
-        if self.life is State.RUNNING and self._waits_only() and (self.questions or self.waiting):
+        if self.life is State.RUNNING and self.waits_only() and (self.questions or self.waiting):
             return "waiting"
         return NAMES[self.life]
 
@@ -199,6 +199,9 @@ class Run(RunCore):
     def _abort_all(self) -> None:
         for ctx in self.stop_dispatching():
             self.abort_step(ctx, core.RUN_ENDING)
+        for request_id in list(self.questions):  # those of steps that wait go with their waits
+            if self.waits is None or self.waits.question(request_id) is None:
+                del self.questions[request_id]
         for worker in self.take_parked():
             reschedule(worker.task)
 
@@ -362,7 +365,7 @@ class Run(RunCore):
                 return False
             try:
                 if code == core.DRY:
-                    self.rest()
+                    self.keep_time()
                     self.look_whether_stuck()
                     if self.is_idle():
                         self.on_idle()
@@ -396,20 +399,28 @@ class Run(RunCore):
         """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
         return not (self.ending or self.busy or self.has_work or self.postponed or self.questions)
 
-    def _waits_only(self) -> bool:
+    def waits_only(self) -> bool:
         """Nothing queued, and nothing running but steps that wait in their middle."""
         return not (self.ending or self.busy != self.waiting or self.has_work or self.postponed)
 
     def look_whether_stuck(self) -> None:
         """Fail a run whose steps wait for what nobody is left to send: there is no handler, and nothing else runs."""
-        if self.waiting and not self.interactive and self._waits_only():
-            assert self.waits is not None
-            if not any(wait.timer for wait in self.waits.open):
-                self.fail(failures.stuck(self))
+        if self.waiting and not self.interactive:
+            from blazen.engine import stuck  # few runs come here
 
-    def rest(self) -> None:
-        """Stop the run's clock while nothing runs or is queued and a question is open."""
-        if self.questions and self.deadline != _INFINITY and self._waits_only():
+            stuck.look(self)
+
+    def look_again(self) -> None:
+        """The time has come to look once more."""
+        assert self.waits is not None
+        self.waits.will_look = False
+        self.look_whether_stuck()
+
+    def keep_time(self) -> None:
+        """Stop the run's clock while nothing runs or is queued and a question is open; else let it go on."""
+        if not (self.questions and self.waits_only()):
+            self.stir()
+        elif self.deadline != _INFINITY:
             self.resting = True
             self.rested_at = self.now()
             self.left = self.deadline - self.rested_at
@@ -662,6 +673,7 @@ class Run(RunCore):
             if not ctx.thread_started:
                 ctx.thread_scope.cancel()
             else:
+                self.end_waits(ctx)
                 self.add_timer(self.now() + self.cleanup_grace, partial(threads.abandon, ctx, ctx.thread_scope))
                 if self.waits is not None:
                     self.waits.break_off(ctx)
@@ -676,7 +688,7 @@ class Run(RunCore):
         # Most steps are out in the next pass, and the task that watches timers would cost as much as the abort. So it
         # is called for only when the step waits once more, or when cancelling did not wake it: then it is shielded.
         if not self.is_active(worker) and getattr(worker.task, "_next_send_fn", None) is None:
-            self.on_waits_aborted(ctx)
+            self.waits_aborted(ctx)
 
     def on_waits_aborted(self, ctx: Context) -> None:
         """A step that was told to stop waits: it has the grace period for it, then it is named."""
@@ -767,6 +779,8 @@ class Run(RunCore):
         except WorkflowError as exc:
             exc.run_id = self.run_id
             raise
+        finally:
+            self.keep_time()  # it may have been refused, or be kept for a wait that is still to come
         if key is not None:
             if self.sent_keys is None:
                 self.sent_keys = set()
@@ -786,11 +800,11 @@ class Run(RunCore):
         if not isinstance(event, Event):
             raise ValidationError(f"send_event takes an event, got a {type(event).__name__!r} object")
         try:
-            accepted = self.router.accepts(event)
+            accepted = (self.waits is not None and self.waits.wants(event)) or self.router.accepts(event)
         except WorkflowError as exc:
             exc.run_id = self.run_id
             raise
-        if not (accepted or (self.waits is not None and self.waits.wants(event))):
+        if not accepted:
             raise failures.unaccepted(self, event, emitter)
 
     def _send_posted(self, event: Event, key: object, emitter: str | None, cause: Place | None) -> None:
@@ -899,6 +913,11 @@ class Run(RunCore):
     def keep_for_waits(self, event: Event) -> None:
         """An event that only waits may take, and none does yet."""
         self.open_waits().kept.append(event)
+
+    def end_waits(self, ctx: Context) -> None:
+        """End the waits of an invocation that trio does not end: it has ended itself, or is in a thread."""
+        if self.waits is not None:
+            self.waits.stop(ctx)
 
     def edit(self, ctx: Context, key: str, default: object) -> Edit:
         """`ctx.edit(key)`."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from blazen.engine.run import Run
 
 _NOTHING: Any = object()
+_STOPPED: Any = object()
 
 
 class Replay:
@@ -46,11 +47,12 @@ class Replay:
 
 
 class Entry:
-    """One call: the id it asked under, if it asked, and what it was given, once it was."""
+    """One call: what it waits for, the id it asked under, if it asked, and what it was given, once it was."""
 
-    __slots__ = ("request_id", "value")
+    __slots__ = ("request_id", "value", "what")
 
     def __init__(self, request_id: str | None = None, value: object = _NOTHING) -> None:
+        self.what: str | None = None  # the type name of an event; None where nobody has waited yet
         self.request_id = request_id
         self.value = value
 
@@ -77,17 +79,19 @@ class Wait:
         self._value: object = _NOTHING
 
     async def outcome(self, timeout: float | None) -> object:
-        """Wait. Returns what came, or _NOTHING when the time is over."""
+        """Wait. Returns what came, or _NOTHING when the time is over.
+
+        Raises:
+            CancelledError: It was stopped; see `stop`.
+        """
         run = self.run
-        if self.ctx.step.in_thread:  # an inline step has met its cancellation before
-            self.ctx.check_cancelled()
-        self.task = current_task()
         if timeout is not None:
             self.timer = run.add_timer(run.now() + timeout, self._wake)
+        self.task = current_task()
         run.open_waits().open.append(self)
         run.hold_clock(self.ctx)
         run.look_whether_stuck()
-        run.rest()
+        run.keep_time()
 
         def abort(_: object) -> Abort:
             self._end()
@@ -96,7 +100,9 @@ class Wait:
         try:
             await wait_task_rescheduled(abort)
         finally:
-            self._end()  # also where the task's coroutine is closed
+            self._forget()  # where the task's coroutine is closed: its loop has gone, and with it the clocks
+        if self._value is _STOPPED:
+            raise CancelledError(run_id=run.run_id)
         return self._value
 
     def finish(self, value: object) -> None:
@@ -104,54 +110,64 @@ class Wait:
         self._value = self.entry.value = value
         self._wake()
 
-    def break_off(self, error: Exception) -> None:
-        """Have the wait raise."""
-        task = self.task
-        assert task is not None
-        self._end()
-        reschedule(task, outcome.Error(error))
+    def stop(self) -> None:
+        """Let it raise `CancelledError`: its step was told to stop or has ended, and trio does not cancel its task."""
+        self._value = _STOPPED
+        self._wake()
 
     def _wake(self) -> None:
         task = self.task
-        assert task is not None
-        self._end()
-        self.run.stir()
-        reschedule(task)
+        if task is not None:  # else what was due at the same moment has ended it already
+            self._end()
+            reschedule(task)
 
     def _end(self) -> None:
-        """It waits no longer; once it has been woken, nothing else can reach it."""
+        """It waits no longer; once it has been woken or aborted, nothing else can reach it."""
+        self._forget()
+        self.run.release_clock(self.ctx)
+        self.run.keep_time()
+
+    def _forget(self) -> None:
         if self.task is None:
             return
         self.task = None
         assert self.run.waits is not None
         self.run.waits.open.remove(self)
-        if self.matches is None and self.entry.request_id is not None:  # or an answer that comes now would be routed
-            self.run.questions.pop(self.entry.request_id, None)
-        self.run.release_clock(self.ctx)
         if self.timer:
             self.run.cancel_timer(self.timer)
+        if self.matches is None:
+            self.run.questions.pop(str(self.entry.request_id), None)
 
 
 class Waits:
     """The waits of one run, and events that came before anybody waited for them."""
 
-    __slots__ = ("kept", "open")
+    __slots__ = ("kept", "next_look", "open", "will_look")
 
     def __init__(self) -> None:
         self.open: list[Wait] = []
         self.kept: list[Event] = []
+        self.next_look = 0.0  # seconds until it is looked again whether the run is stuck; see `engine.stuck`
+        self.will_look = False  # a timer for that runs
 
     def wants(self, event: Event) -> bool:
         """Whether a wait would take this event."""
-        return any(wait.matches is not None and wait.matches(event) is not None for wait in self.open)
+        return any(wait.matches is not None and wait.matches(event) is not None for wait in list(self.open))
 
     def offer(self, event: Event) -> bool:
         """Give an event to each wait that it matches. Returns whether there was one."""
-        matched = [(wait, wait.matches(event)) for wait in self.open if wait.matches is not None]
-        taken = [(wait, match) for wait, match in matched if match is not None]
+        matched = [(wait, wait.matches(event)) for wait in list(self.open) if wait.matches is not None]
+        # A condition is anybody's code: it may have ended a wait.
+        taken = [(wait, match) for wait, match in matched if match is not None and wait.task is not None]
         for wait, match in taken:
             wait.finish(match)
         return bool(taken)
+
+    def stop(self, ctx: Context) -> None:
+        """End the waits of an invocation."""
+        for wait in list(self.open):
+            if wait.ctx is ctx:
+                wait.stop()
 
     def take_kept(self, matches: Callable[[Event], Event | None]) -> Event | None:
         """The oldest kept event that matches; it is kept no longer."""
@@ -180,10 +196,10 @@ async def wait_for_event(
 ) -> Event:
     """`ctx.wait_for_event(...)`."""
     call = f"step {ctx.step_name!r}: wait_for_event"
-    _check_thread(run, call)
+    _check_caller(run, ctx, call)
     seconds = _check_timeout(timeout, call)
     matches = _matcher(run, ctx, event_type, where, fields, call)
-    entry = _entry(ctx)
+    entry = _entry(ctx, call, _name_of(event_type))
     await checkpoint_if_cancelled()
     if not entry.answered:
         early = run.open_waits().take_kept(matches)
@@ -203,7 +219,7 @@ async def request_input(
 ) -> object:
     """`ctx.request_input(...)`."""
     call = f"step {ctx.step_name!r}: request_input"
-    _check_thread(run, call)
+    _check_caller(run, ctx, call)
     seconds = _check_timeout(timeout, call)
     if default is not _NOTHING and seconds is None:
         raise ValidationError(f"{call}: a default is for when the time is over: give a timeout too")
@@ -212,7 +228,7 @@ async def request_input(
     if metadata is not None and not isinstance(metadata, dict):
         raise ValidationError(f"{call}: metadata must be a dict or None, got {type(metadata).__name__!r}")
     check_schema(schema, call)
-    entry = _entry(ctx)
+    entry = _entry(ctx, call, InputRequestEvent.event_type)
     if entry.answered:
         await checkpoint_if_cancelled()
         return entry.value
@@ -224,10 +240,7 @@ async def request_input(
     wait = Wait(run, ctx, entry, f"an answer to {prompt!r}")
     wait.schema = schema
     run.on_ask(question)
-    try:
-        value = await wait.outcome(seconds)
-    finally:
-        run.questions.pop(question.request_id, None)
+    value = await wait.outcome(seconds)
     if value is not _NOTHING:
         return value
     if default is not _NOTHING:
@@ -268,18 +281,34 @@ def check_answer(schema: Any, response: object, request_id: str) -> object:
         ) from None
 
 
-def _entry(ctx: Context) -> Entry:
+def _entry(ctx: Context, call: str, what: str) -> Entry:
+    """The entry of this call.
+
+    Raises:
+        ValidationError: An earlier attempt has waited for something else at this place.
+    """
     if ctx.replay is None:
         ctx.replay = Replay()
     replay: Replay = ctx.replay
-    return replay.next_entry(ctx.attempt)
+    entry = replay.next_entry(ctx.attempt)
+    if entry.what is not None and entry.what != what:
+        raise ValidationError(
+            f"{call}: call {replay.entries.index(entry) + 1} of attempt {ctx.attempt} waits for {what!r}, and that of "
+            f"an earlier attempt waited for {entry.what!r}: the calls must come in the same order in each attempt"
+        )
+    entry.what = what
+    return entry
 
 
-def _check_thread(run: Run, call: str) -> None:
+def _check_caller(run: Run, ctx: Context, call: str) -> None:
     if not run.on_own_thread():
         raise ValidationError(
             f"{call} is called from a thread: from there, use trio.from_thread.run(ctx.{call.rpartition(' ')[2]}, ...)"
         )
+    if ctx.worker is None or ctx.worker.ctx is not ctx:
+        raise ValidationError(f"{call} is called after the step has ended: only a step that runs can wait")
+    if ctx.thread_scope is not None:  # no scope cancels what its thread asks the loop for
+        ctx.check_cancelled()
 
 
 def _check_timeout(timeout: object, call: str) -> float | None:
@@ -314,7 +343,7 @@ def _matcher(
     condition: Any = where
 
     def matches(event: Event) -> Event | None:
-        if event.event_type != name:
+        if not isinstance(event, Event) or event.event_type != name:  # a step may return anything
             return None
         if type(event) is DynamicEvent and cls is not DynamicEvent:
             try:
