@@ -285,17 +285,20 @@ def _entry(ctx: Context, call: str, what: str) -> Entry:
     """The entry of this call.
 
     Raises:
-        ValidationError: An earlier attempt has waited for something else at this place.
+        ValidationError: An earlier attempt has been given something else at this place.
     """
     if ctx.replay is None:
         ctx.replay = Replay()
     replay: Replay = ctx.replay
     entry = replay.next_entry(ctx.attempt)
-    if entry.what is not None and entry.what != what:
-        raise ValidationError(
-            f"{call}: call {replay.entries.index(entry) + 1} of attempt {ctx.attempt} waits for {what!r}, and that of "
-            f"an earlier attempt waited for {entry.what!r}: the calls must come in the same order in each attempt"
-        )
+    if entry.what != what:
+        if entry.answered:
+            raise ValidationError(
+                f"{call}: call {replay.entries.index(entry) + 1} of attempt {ctx.attempt} waits for {what!r}, and an "
+                f"earlier attempt has been given {entry.what!r} there: the calls must come in the same order in each "
+                "attempt"
+            )
+        entry.request_id = None
     entry.what = what
     return entry
 
