@@ -629,3 +629,20 @@ async def test_a_retry_that_waits_for_something_else_in_the_same_place_is_told_s
     with pytest.raises(WorkflowError, match=r"call 1 of attempt 2 .* same order in each attempt"):
         async with Workflow("w", [order]).run_with_handler() as handler:
             handler.send_event(Paid())
+
+
+async def test_a_plain_run_with_timeouts_that_is_found_idle_by_a_worker_without_work_ends(
+    autojump_clock: MockClock,
+) -> None:
+    @step(waits=[Paid])
+    async def order(ctx: Context, ev: StartEvent) -> StopEvent:
+        await ctx.wait_for_event(Paid)
+        return StopEvent()
+
+    @step(timeout=50.0)
+    async def other(ev: StartEvent) -> None:
+        await trio.sleep(3)
+
+    with trio.fail_after(10), pytest.raises(WorkflowError, match="idle: step 'order' waits"):
+        await Workflow("w", [order, other]).run()
+    assert trio.current_time() == 3

@@ -367,6 +367,8 @@ class Run(RunCore):
                 if code == core.DRY:
                     self.keep_time()
                     self.look_whether_stuck()
+                    if self.ending:
+                        continue  # not to wait for work that will not come
                     if self.is_idle():
                         self.on_idle()
                     elif worker.surplus and self.parked >= _KEPT_WORKERS:
