@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import dataclasses
 import os
 import traceback
 from collections.abc import Callable, Sequence
@@ -97,6 +98,7 @@ def test_the_plans_reach_every_kind_of_outcome_and_event() -> None:
         "left NoneType",
     }
     expected = {"begin", "handle", "send", "cancel", "cancel_step", "leave", "retries", "joins", "edits", "readers"}
+    expected |= {"wait", "got", "gave up", "answer", "signal", "asks in cleanup"}
     expected |= {f"ended: {how}" for how in ("returned", "raised", "cut off", "swallowed", "raised in cleanup")}
     assert {what for what in expected if seen[what] < 10} == set()
 
@@ -170,7 +172,9 @@ def _retry_too_early(plan: Plan, ledger: Ledger) -> None:
 
 
 def _swap_numbers(plan: Plan, ledger: Ledger) -> None:
-    seqs = sorted({e.seq for e in ledger.entries if e.seq is not None})
+    unlimited = {step.name for step in plan.steps if step.limit is None}
+    begins = [e for e in ledger.entries if e.what == "begin" and e.step in unlimited and e.attempt == 1]
+    seqs = sorted({e.seq for e in begins if e.seq is not None})
     low, high = next(zip(seqs, seqs[3:], strict=False))
     for entry in ledger.entries:
         entry.seq = {low: high, high: low}.get(entry.seq or -1, entry.seq)
@@ -213,6 +217,45 @@ def _cut_off_for_nothing(plan: Plan, ledger: Ledger) -> None:
     ledger.entries.insert(ledger.entries.index(end), cut)
 
 
+def _give_a_wait_something_else(plan: Plan, ledger: Ledger) -> None:
+    entry = next(e for e in ledger.entries if e.what == "got" and e.detail[1] != "default")
+    entry.detail = (entry.detail[0], -1)
+
+
+def _answer_twice(plan: Plan, ledger: Ledger) -> None:
+    entry = next(e for e in ledger.entries if e.what == "answer")
+    ledger.entries.insert(ledger.entries.index(entry) + 1, copy.copy(entry))
+
+
+def _lose_a_signal(plan: Plan, ledger: Ledger) -> None:
+    waits = {(e.invocation, e.detail[0]): e for e in ledger.entries if e.what == "wait"}
+    got = next(
+        e for e in ledger.entries if e.what == "got" and waits[e.invocation, e.detail[0]].detail[1].what == "signal"
+    )
+    signal = next(e for e in ledger.entries if e.what == "signal" and e.detail[0] == got.detail[1])
+    ledger.entries.remove(signal)
+
+
+def _go_on_late(plan: Plan, ledger: Ledger) -> None:
+    entry = next(e for e in ledger.entries if e.what == "got" and e.detail[1] != "default")
+    for later in ledger.entries[ledger.entries.index(entry) :]:
+        later.time += 1000.0
+
+
+def _give_up_early(plan: Plan, ledger: Ledger) -> None:
+    over = {(e.invocation, e.detail) for e in ledger.entries if e.what == "gave up"}
+    entry = next(e for e in ledger.entries if e.what == "wait" and (e.invocation, e.detail[0]) in over)
+    entry.time -= 0.125
+
+
+def _take_a_refused_event(plan: Plan, ledger: Ledger) -> None:
+    guards = {step.name: step.guard for step in plan.steps if step.guard is not None}
+    entry = next(e for e in ledger.entries if e.what == "begin" and e.step in guards)
+    plan.__dict__["steps"] = tuple(
+        dataclasses.replace(step, guard=1 - (entry.tag % 2)) if step.name == entry.step else step for step in plan.steps
+    )
+
+
 def _warn(plan: Plan, ledger: Ledger) -> None:
     ledger.warnings = ["something odd"]
 
@@ -232,6 +275,12 @@ def _warn(plan: Plan, ledger: Ledger) -> None:
         _lose_an_edit,
         _complete_without_a_stop,
         _cut_off_for_nothing,
+        _give_a_wait_something_else,
+        _answer_twice,
+        _lose_a_signal,
+        _go_on_late,
+        _give_up_early,
+        _take_a_refused_event,
         _warn,
     ],
 )

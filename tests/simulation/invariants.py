@@ -7,12 +7,14 @@ same moment), both ways are right here too; what is marked `sure` must have happ
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 
 from blazen.errors import CancelledError, TimeoutError, WorkflowError
-from simulation.ledger import Entry, Ledger
+from simulation.ledger import ANSWERS, Entry, Ledger
 from simulation.plans import Plan
 from simulation.reading import Invocation, Reading
+from simulation.waiting import wait_faults
 
 EXPECTED_WARNINGS = (
     "was cancelled and its cleanup raised",
@@ -64,7 +66,7 @@ class Audit(Reading):
     def _deliver(self, tag: int, time: float, *, sure: bool) -> None:
         self.effective.add(tag)
         layer = 0 if tag == 0 else self.ledger.layer_of[tag]
-        for step in self.plan.takers(layer):
+        for step in self.plan.takers(layer, tag):
             self.due[tag, step.name] = Due(time, 1, sure)
 
     def _time_goes_on(self, now: float) -> None:
@@ -114,6 +116,7 @@ class Audit(Reading):
         elif one.how == "returned" or (one.how == "swallowed" and self.left is not None):
             tags = entry.detail[1]
             if tags != "stop":
+                tags = [tag for tag in tags if self.ledger.layer_of[tag] != ANSWERS]  # those are questions
                 for tag in tags:
                     self._deliver(tag, entry.time, sure=sure)
                 if sure:
@@ -131,8 +134,15 @@ class Audit(Reading):
     def _check_idle(self) -> None:
         for name, dues in (("step", self.due), ("on_error of step", self.handlers)):
             for (tag, step), due in dues.items():
-                if due.sure:
+                full = sum(
+                    one.plan.name == step and one.waits_at(self.end_index - 1) for one in self.invocations.values()
+                )
+                if due.sure and (dues is self.handlers or full < (self.plan.step(step).limit or math.inf)):
                     self.fault(f"the run ended as idle, and {name} {step} was due for event {tag}")
+        for one in self.invocations.values():
+            for wait in one.waits:
+                if wait.end is not None and wait.end.index >= self.end_index and wait.plan.timeout is not None:
+                    self.fault("the run ended as idle, and this wait would have ended by itself", wait.begin)
 
     # --- rules about single things
 
@@ -278,3 +288,4 @@ def faults(plan: Plan, ledger: Ledger) -> Iterator[str]:
     audit.check_joins()
     audit.check_rest()
     yield from audit.faults
+    yield from wait_faults(audit)

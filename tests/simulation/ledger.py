@@ -8,37 +8,38 @@ from typing import Any
 
 import trio
 
-from blazen import Event
-
+from blazen import Event, InputRequestEvent
 
 class Layer1(Event):
     tag: int
     book: int
 
-
 class Layer2(Event):
     tag: int
     book: int
-
 
 class Layer3(Event):
     tag: int
     book: int
 
-
 class Layer4(Event):
     tag: int
     book: int
 
+class Signal(Event):
+    """What no step accepts, and some wait for in their middle."""
+
+    kind: int
+    number: int
+    book: int
 
 class Shown(Event):
     """What steps write to the stream."""
 
     number: int
 
-
 CLASSES: tuple[type[Any], ...] = (Layer1, Layer2, Layer3, Layer4)
-
+ANSWERS = len(CLASSES) + 1  # the layer of answers to questions that steps return
 
 class Passes(trio.abc.Instrument):
     """Counts the passes of the scheduler, apart from the engine's own count."""
@@ -48,7 +49,6 @@ class Passes(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         self.number += 1
-
 
 @dataclasses.dataclass
 class Entry:
@@ -79,7 +79,6 @@ class Entry:
             parts.append(repr(self.detail))
         return ", ".join(parts)
 
-
 class Ledger:
     """The entries of one run."""
 
@@ -98,6 +97,9 @@ class Ledger:
         self.warnings: list[str] = []
         self.outcome: tuple[Any, ...] = ()
         self.record: Any = None  # the RunRecord of a run that was recorded
+
+        self.signals = 0
+        self.ids: dict[str, str] = {}  # of the questions asked in the middle of a step, by their prompts
         self.budget = budget
         self.closed = False
         self._passes = passes
@@ -121,6 +123,19 @@ class Ledger:
         """An on_error begins."""
         self._invocations += 1
         return self.note("handle", invocation=self._invocations, step=step, tag=tag, detail=type(error).__name__)
+
+    def signal(self, kind: int) -> Signal:
+        """A new signal."""
+        self.signals += 1
+        return Signal(kind=kind, number=self.signals, book=self.book)
+
+    def ask(self) -> InputRequestEvent:
+        """A question for a step to return; its answer is an event with this tag."""
+        tag = len(self.events) + 1
+        self.layer_of[tag] = ANSWERS
+        question = InputRequestEvent(request_id=f"{self.book} {tag}", prompt=str(tag))
+        self.events[tag] = question  # until its answer is known
+        return question
 
     def make(self, layer: int) -> Event | None:
         """A new event of a layer; None when the run has had enough of them."""

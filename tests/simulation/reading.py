@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 from blazen.errors import TimeoutError, WorkflowError
-from simulation.ledger import Entry, Ledger
-from simulation.plans import Plan, StepPlan
+from simulation.ledger import ANSWERS, Entry, Ledger
+from simulation.plans import Plan, StepPlan, WaitPlan
+
+OVER = ("cut off", "told", "over")  # entries that follow the end of a run
+
+
+@dataclasses.dataclass
+class Waiting:
+    """A wait in the middle of an attempt."""
+
+    begin: Entry
+    number: int
+    plan: WaitPlan
+    end: Entry | None = None
+
+    @property
+    def over(self) -> float:
+        return math.inf if self.end is None else self.end.time
+
+    @property
+    def satisfied(self) -> bool:
+        return self.end is not None and self.end.what == "got"
 
 
 @dataclasses.dataclass
@@ -22,6 +43,8 @@ class Invocation:
     end: Entry | None = None
     cancelled: bool = False  # by cancel_step
     perhaps_cancelled: bool = False  # by cancel_step at the moment of its deadline
+    waits: list[Waiting] = dataclasses.field(default_factory=list)
+    asks_in_cleanup: tuple[float, float] = (math.inf, math.inf)  # from one entry to another
 
     @property
     def key(self) -> tuple[int, str]:
@@ -31,7 +54,20 @@ class Invocation:
     def deadline(self) -> float:
         if self.is_handler or self.plan.timeout is None:
             return math.inf
-        return self.begin.time + self.plan.timeout
+        left, since = self.plan.timeout, self.begin.time
+        for wait in self.waits:  # the clock stands still meanwhile
+            left -= wait.begin.time - since
+            since = wait.over
+            # At the very moment of the deadline either may come first.
+            if left < 0 or (left == 0 and self.end is not None and self.end.time <= wait.begin.time):
+                return wait.begin.time + left
+        return since + left
+
+    def waits_at(self, index: int) -> bool:
+        """Whether it waits in its middle after the entry with this index."""
+        if self.asks_in_cleanup[0] <= index < self.asks_in_cleanup[1]:
+            return True
+        return any(w.begin.index <= index and (w.end is None or index < w.end.index) for w in self.waits)
 
     @property
     def how(self) -> str:
@@ -73,8 +109,20 @@ class Reading:
                 self.invocations[entry.invocation] = Invocation(
                     self.plan.step(entry.step), entry, entry.what == "handle", entry.attempt
                 )
+            elif entry.what == "wait":
+                self.invocations[entry.invocation].waits.append(Waiting(entry, *entry.detail))
+            elif entry.what in ("got", "gave up"):
+                self.invocations[entry.invocation].waits[-1].end = entry
+            elif entry.what == "asks in cleanup":
+                self.invocations[entry.invocation].asks_in_cleanup = (entry.index, math.inf)
+            elif entry.what == "asked in cleanup":
+                since = self.invocations[entry.invocation].asks_in_cleanup[0]
+                self.invocations[entry.invocation].asks_in_cleanup = (since, entry.index)
             elif entry.what == "cut off":
                 self.invocations[entry.invocation].cut = entry
+                waits = self.invocations[entry.invocation].waits
+                if waits and waits[-1].end is None:
+                    waits[-1].end = entry
             elif entry.what == "end":
                 if self.invocations[entry.invocation].end is not None:
                     self.fault("it ended twice", entry)
@@ -138,16 +186,81 @@ class Reading:
         if asked is not None and asked.index < self.end_index:
             self.cause = None
             self._ends_at(asked, asked.at_pass)
-        timeout = self.first + (self.plan.timeout or math.inf)
-        if timeout <= self.end_time:
+        if self.run_deadline() <= self.end_time:
             self._ends_by_timeout()
+        stuck = self._found_stuck()
+        if stuck is not None and stuck.index <= self.end_index:
+            self.cause = None
+            self.end_index, self.end_time, self.end_pass = stuck.index, stuck.time, 10**9
+
+    def _found_stuck(self) -> Entry | None:
+        """The first entry after a plain run was found stuck: all that ran waited without limit, and is cut off."""
+        for entry in self.ledger.entries if not self.plan.with_handler else ():
+            if entry.what == "cut off":
+                active = [
+                    one
+                    for one in self.invocations.values()
+                    if one.begin.index < entry.index and (one.end is None or one.end.index >= entry.index)
+                ]
+                waits = [one.waits[-1] for one in active if one.waits_at(entry.index - 1) and one.waits]
+                if len(waits) == len(active) and all(wait.plan.timeout is None for wait in waits):
+                    return entry
+        return None
 
     def _ends_by_timeout(self) -> None:
         self.cause = None
-        self.end_time = self.first + (self.plan.timeout or math.inf)
+        self.end_time = self.run_deadline()
         self.end_index = next(
             (e.index for e in self.ledger.entries if e.time >= self.end_time), len(self.ledger.entries)
         )
+
+    def run_deadline(self) -> float:
+        """When the run's time is over: its clock stands still while nothing runs and a question is open."""
+        if self.plan.timeout is None:
+            return math.inf
+        left, since = self.plan.timeout, self.first
+        entries = self.ledger.entries
+        for entry, following in itertools.pairwise(entries):
+            left -= entry.time - since
+            since = entry.time
+            # At the very moment of the deadline either may come first.
+            if left < 0 or (left == 0 and any(e.time == since and e.what in OVER for e in entries)):
+                return since + left
+            if following.time > since and self._rests_after(entry.index):
+                since = following.time
+        return since + left
+
+    def _rests_after(self, index: int) -> bool:
+        """Whether the run does nothing after this entry but wait, and a question is open."""
+        now = self.ledger.entries[index].time
+        asked = False
+        for one in self.invocations.values():
+            if one.begin.index > index:
+                continue
+            if one.end is None or one.end.index > index:
+                if not one.waits_at(index):
+                    return False
+                waits = [w for w in one.waits if w.begin.index <= index and (w.end is None or index < w.end.index)]
+                asked |= not waits or waits[-1].plan.what == "ask"  # or it asks in its cleanup
+            elif one.end.time + self.pause_after(one) > now:
+                return False
+            elif one.how in ("returned", "swallowed") and one.end.detail[1] != "stop" and not one.cancelled:
+                asked |= any(self.is_open(tag, index) for tag in one.end.detail[1])
+        return asked
+
+    def is_open(self, tag: int, index: int) -> bool:
+        """Whether this is a question that a step has returned, and not answered yet after the entry."""
+        if self.ledger.layer_of[tag] != ANSWERS:
+            return False
+        answer = next((e.index for e in self.ledger.entries if e.what == "send" and e.tag == tag), math.inf)
+        return index < answer
+
+    def pause_after(self, one: Invocation) -> float:
+        """For how long the retry that follows this attempt waits."""
+        failed = one.timed_out or one.how == "raised"
+        if one.cancelled or not failed or not self.is_retried(one):
+            return 0.0
+        return one.plan.retry_wait * 2.0 ** (one.attempt - 1)
 
     def _order(self, one: Invocation) -> tuple[int, int]:
         """Which of several that end the run is taken first."""
@@ -169,6 +282,17 @@ class Reading:
             self._ends_by_timeout()
             if error.elapsed_ms != round((self.plan.timeout or 0) * 1000):
                 self.fault(f"the run's timeout says elapsed_ms={error.elapsed_ms}")
+        elif isinstance(error, TimeoutError) and " waited " in str(error):
+            over = [
+                i
+                for i in self.invocations.values()
+                if i.plan.name == error.step and i.how == "raised" and i.end and i.end.detail[1] == "TimeoutError"
+            ]
+            self.cause = min(filter(self.is_final, over), key=self._order, default=None)
+            if self.cause is None:
+                self.fault(f"no wait of step {error.step!r} was over its time: {error}")
+            elif error.elapsed_ms != round((self.cause.waits[-1].plan.timeout or 0) * 1000):
+                self.fault(f"the wait's timeout says elapsed_ms={error.elapsed_ms}", self.cause.end)
         elif isinstance(error, TimeoutError):
             late = [
                 i for i in self.invocations.values() if i.plan.name == error.step and i.timed_out and self.is_final(i)
@@ -189,14 +313,18 @@ class Reading:
                 self.fault("the run failed with an attempt that was not the last", self.cause.end)
         elif isinstance(error, WorkflowError) and "is idle" in str(error):
             # It may be so as soon as nothing runs any more; what comes from outside after that is too late.
-            last = max((one.end.index for one in self.invocations.values() if one.end is not None), default=0)
+            stuck = "waits for an event" in str(error)
+            ends = [one.end for one in self.invocations.values() if one.end is not None and not (stuck and one.cut)]
+            if stuck:
+                ends += [wait.begin for one in self.invocations.values() for wait in one.waits]
+            last = max((end.index for end in ends), default=0)
             self._ends_at(self.ledger.entries[last], 10**9)
             self.end_index += 1
         else:
             self.fault(f"an error nobody made: {error!r}")
 
     def _type_of(self, tag: int) -> str:
-        return "blazen::StartEvent" if tag == 0 else type(self.ledger.events[tag]).__name__
+        return "blazen::StartEvent" if tag == 0 else self.ledger.events[tag].event_type
 
     # --- what follows from an invocation's end
 

@@ -10,9 +10,20 @@ from typing import Any
 
 import trio
 
-from blazen import Context, Event, Retry, StartEvent, StopEvent, Workflow, step
-from simulation.ledger import CLASSES, Entry, Ledger, Shown
-from simulation.plans import LAYERS, WAITS, Plan, StepPlan, dice_for
+from blazen import (
+    Context,
+    Event,
+    InputRequestEvent,
+    InputResponseEvent,
+    Retry,
+    StartEvent,
+    StopEvent,
+    Workflow,
+    step,
+)
+from blazen.errors import TimeoutError
+from simulation.ledger import ANSWERS, CLASSES, Entry, Ledger, Shown, Signal
+from simulation.plans import LAYERS, SIGNALS, WAITS, Plan, StepPlan, WaitPlan, dice_for
 
 CLEANUP_GRACE = 5.0
 OF_CALLER = "the caller's"
@@ -77,7 +88,7 @@ class Doing:
             return True
         assert self.ctx is not None
         events: list[Any] | None = self.ctx.collect_events(event, self.step.gathers)
-        self.note("gather", detail=None if events is None else [one.tag for one in events])
+        self.note("gather", detail=None if events is None else [_tag_of(one)[0] for one in events])
         return events is not None
 
     def result(self) -> tuple[Event | list[Event] | None, object]:
@@ -88,7 +99,9 @@ class Doing:
             return StopEvent(result=token), "stop"
         wanted = dice.randint(1, 5) if self.layer == 0 else dice.choice((0, 1, 1, 2, 3))
         events = [event for event in (self.deeper() for _ in range(wanted)) if event is not None]
-        tags = [event.tag for event in events]  # type: ignore[attr-defined]
+        if self.plan.returned_questions and len(self.ledger.events) < self.plan.budget and dice.random() < 0.1:
+            events.append(self.ledger.ask())
+        tags = [_tag_of(event)[0] for event in events]
         if not events:
             return None, tags
         return (events[0] if len(events) == 1 and dice.random() < 0.5 else events), tags
@@ -102,6 +115,8 @@ class Doing:
         kinds = ["checkpoint", "sleep", "sleep", "nursery"]
         if self.ctx is not None:
             kinds += ["send", "show", "edit"]
+            if self.plan.waits:
+                kinds.append("signal")
         count = (
             self.dice.randint(0, 3) if self.dice.random() < max(self.step.wildness, 0.3) else self.dice.randint(0, 1)
         )
@@ -120,8 +135,37 @@ class Doing:
             await self.edit()
         elif kind == "send":
             self.send()
+        elif kind == "signal":
+            self.signal()
         else:
             self.show()
+
+    def signal(self) -> None:
+        assert self.ctx is not None
+        event = self.ledger.signal(self.dice.randrange(SIGNALS))
+        self.ctx.send_event(event)
+        self.note("signal", detail=(event.number, event.kind))
+
+    async def wait(self, number: int, wait: WaitPlan) -> None:
+        """Wait in the middle, and write down what came."""
+        assert self.ctx is not None
+        prompt = f"{self.step.name}/{self.entry.tag}/{number}"
+        self.note("wait", detail=(number, wait))
+        got: object
+        try:
+            if wait.what == "ask":
+                default = {"default": "default"} if wait.when_over == "default" and wait.timeout is not None else {}
+                got = await self.ctx.request_input(prompt, timeout=wait.timeout, **default)
+            elif wait.what == "signal":
+                got = (await self.ctx.wait_for_event(Signal, kind=wait.kind, timeout=wait.timeout)).number
+            else:
+                got = (await self.ctx.wait_for_event(CLASSES[wait.kind - 1], timeout=wait.timeout)).tag
+        except TimeoutError:
+            self.note("gave up", detail=number)
+            if wait.when_over == "raise":
+                raise
+            return
+        self.note("got", detail=(number, got))
 
     async def edit(self) -> None:
         assert self.ctx is not None
@@ -145,7 +189,12 @@ class Doing:
         way = dice.choice(("out", "out", "out", "cleanup", "cleanup", "raise", "swallow", "overrun"))
         if way == "cleanup" and self.ctx is not None:
             async with self.ctx.cleanup():
-                await trio.sleep(dice.choice(WAITS))
+                if self.plan.with_handler and dice.random() < 0.5:
+                    self.note("asks in cleanup")
+                    await self.ctx.request_input(f"cleanup {self.entry.invocation}", timeout=1.0, default=None)
+                    self.note("asked in cleanup")
+                else:
+                    await trio.sleep(dice.choice(WAITS))
         elif way == "overrun" and dice.random() < 0.3:
             with trio.CancelScope(shield=True):
                 await trio.sleep(CLEANUP_GRACE + 2.0)
@@ -172,6 +221,9 @@ async def _run_async(doing: Doing, event: Event, acts: Sequence[str]) -> Event |
     variable.set(mine)
     try:
         complete = doing.gather(event)
+        for number, wait in enumerate(doing.plan.waits_of(doing.step, doing.entry.tag)):
+            await doing.wait(number, wait)
+            doing.look_at_variable(mine)
         for kind in acts:
             await doing.act(kind)
             doing.look_at_variable(mine)
@@ -197,6 +249,8 @@ def _run_plain(doing: Doing, event: Event, acts: Sequence[str]) -> Event | list[
         for kind in acts:
             if kind == "send":
                 doing.send()
+            elif kind == "signal":
+                doing.signal()
             elif kind == "show":
                 doing.show()
         doing.fail_perhaps()
@@ -210,6 +264,9 @@ def _run_plain(doing: Doing, event: Event, acts: Sequence[str]) -> Event | list[
 
 def _tag_of(event: Any) -> tuple[int, int]:
     """The event's tag and the number of its run."""
+    if isinstance(event, InputRequestEvent | InputResponseEvent):
+        book, _, tag = str(event.request_id).partition(" ")
+        return int(tag), int(book)
     return (0, event.data) if isinstance(event, StartEvent) else (event.tag, event.book)
 
 
@@ -224,6 +281,8 @@ def _make_step(plan: Plan, one: StepPlan, books: list[Ledger]) -> Callable[..., 
             doing.wrong("its context names another worker, so it could not be aborted")
         if ctx is not None and ctx.attempt != doing.entry.attempt:
             doing.wrong(f"ctx.attempt is {ctx.attempt}")
+        if isinstance(ledger.events.get(tag), InputRequestEvent):
+            ledger.events[tag] = event
         if ledger.events.setdefault(tag, event) is not event:
             doing.wrong("this is a copy of the event")
         return doing, doing.acts()
@@ -264,7 +323,8 @@ def _make_step(plan: Plan, one: StepPlan, books: list[Ledger]) -> Callable[..., 
         fn: Callable[..., Any] = with_ctx if one.wants_ctx else without_ctx
     else:
         fn = plain_with_ctx if one.wants_ctx else plain_without_ctx
-    accepts: list[Any] = [StartEvent if layer == 0 else CLASSES[layer - 1] for layer in one.layers]
+    known: dict[int, Any] = {0: StartEvent, ANSWERS: InputResponseEvent}
+    accepts: list[Any] = [known.get(layer) or CLASSES[layer - 1] for layer in one.layers]
     return step(
         name=one.name,
         accepts=accepts,
@@ -278,6 +338,8 @@ def _make_step(plan: Plan, one: StepPlan, books: list[Ledger]) -> Callable[..., 
         ),
         on_error={None: None, "plain": handle_plain, "async": handle}[one.on_error],
         max_concurrency=one.limit,
+        waits=[Signal] if plan.waits and one.name == "begin" else None,
+        when=None if one.guard is None else lambda event: one.takes(_tag_of(event)[0]),
     )(fn)
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import warnings
 from typing import Any
 
 import trio
 import trio.testing
 
-from blazen import StepRecord, Workflow
-from blazen.errors import BlazenError, CancelledError, ValidationError
+from blazen import InputRequestEvent, StepRecord, Workflow
+from blazen.errors import BlazenError, CancelledError, ValidationError, WorkflowError
 from blazen.testing import run_in_virtual_time
 from simulation.ledger import Ledger, Passes, Shown
-from simulation.plans import Outside, Plan
+from simulation.plans import SIGNALS, WAITS, Outside, Plan
 from simulation.steps import OF_CALLER, make_workflow, variable
 
 # Seconds of virtual time after which a run counts as hanging, and for which its end is watched.
@@ -106,6 +107,8 @@ async def _run_watched(plan: Plan, workflow: Workflow[Any], ledger: Ledger, scop
     async with workflow.run_with_handler(ledger.book) as handler:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_do_outside, plan, ledger, handler, scope)
+            if plan.waits or plan.returned_questions:
+                nursery.start_soon(_answer, plan, ledger, handler)
             for number in range(plan.seed % 3):
                 nursery.start_soon(_read, ledger, handler, number == 0)
             try:
@@ -116,6 +119,8 @@ async def _run_watched(plan: Plan, workflow: Workflow[Any], ledger: Ledger, scop
             if handler.state != expected:
                 ledger.wrong.append(f"handler.state is {handler.state!r}, not {expected!r}")
             ledger.note("told", detail=handler.state)
+            if handler.pending_inputs():
+                ledger.wrong.append(f"questions are open after the run: {handler.pending_inputs()}")
             if not plan.seed % 3:
                 nursery.cancel_scope.cancel()
     if failure is not None:
@@ -139,7 +144,7 @@ async def _do_outside(plan: Plan, ledger: Ledger, handler: Any, scope: trio.Canc
             await trio.lowlevel.checkpoint()
         else:
             await trio.sleep(act.wait)
-        if ledger.closed or (handler is not None and handler.state != "running"):
+        if ledger.closed or (handler is not None and handler.state not in ("running", "waiting")):
             return
         _do_one(act, ledger, handler, scope)
 
@@ -154,6 +159,8 @@ def _do_one(act: Outside, ledger: Ledger, handler: Any, scope: trio.CancelScope)
     elif act.what == "cancel_step":
         ledger.note("cancel_step", step=act.target)
         handler.cancel_step(act.target)
+    elif act.what == "signal":
+        _signal(ledger, handler, act.layer % SIGNALS)
     else:
         event: Any = ledger.make(act.layer)
         if event is not None:
@@ -162,6 +169,61 @@ def _do_one(act: Outside, ledger: Ledger, handler: Any, scope: trio.CancelScope)
             except ValidationError as error:
                 ledger.wrong.append(f"send_event from outside was refused: {error}")
             ledger.note("send", tag=event.tag, step=OUTSIDE)
+
+
+def _signal(ledger: Ledger, handler: Any, kind: int) -> None:
+    signal = ledger.signal(kind)
+    try:
+        handler.send_event(signal)
+    except WorkflowError:
+        return  # no step waits for one
+    ledger.note("signal", detail=(signal.number, kind), step=OUTSIDE)
+
+
+async def _answer(plan: Plan, ledger: Ledger, handler: Any) -> None:
+    """Answer questions at random moments, twice, under wrong ids; bring a run that only waits to its end."""
+    dice = random.Random(f"answers {plan.seed} {ledger.book}")
+    patience = 0
+    while True:
+        if dice.random() < 0.3:
+            await trio.lowlevel.checkpoint()
+        else:
+            await trio.sleep(dice.choice(WAITS))
+        if handler.state not in ("running", "waiting"):
+            return
+        patience = patience + 1 if handler.state == "waiting" else 0
+        if handler.pending_inputs():
+            _answer_one(dice, ledger, handler, dice.choice(handler.pending_inputs()))
+        elif patience > 10:
+            ledger.note("cancel")
+            handler.cancel("from outside")
+        elif patience > 3 and plan.waits:
+            _signal(ledger, handler, dice.randrange(SIGNALS))
+
+
+def _answer_one(dice: random.Random, ledger: Ledger, handler: Any, question: InputRequestEvent) -> None:
+    if dice.random() < 0.2:
+        _expect_refusal(ledger, handler, "wrong id")
+    if dice.random() < 0.3:
+        return
+    value = dice.randrange(1_000_000)
+    handler.respond_to_input(question.request_id, value)
+    if question.prompt.isdecimal():  # a step has returned it
+        ledger.note("send", tag=int(question.prompt), step=OUTSIDE)
+    else:
+        ledger.note("answer", detail=(question.prompt, value), step=OUTSIDE)
+    if question in handler.pending_inputs():
+        ledger.wrong.append(f"still open after its answer: {question.prompt}")
+    if dice.random() < 0.4:
+        _expect_refusal(ledger, handler, question.request_id)
+
+
+def _expect_refusal(ledger: Ledger, handler: Any, request_id: str) -> None:
+    try:
+        handler.respond_to_input(request_id, "too late")
+    except ValidationError:
+        return
+    ledger.wrong.append(f"an answer to {request_id!r} was taken, and no such question is open")
 
 
 def trace_of(books: list[Ledger]) -> list[str]:
