@@ -475,14 +475,13 @@ cdef class RunCore:
 
         `rescued`: it comes from `on_error`, which may return what the step itself does not declare.
         """
+        cdef Route route
         if type(result) is step.last_class:
             return self._deliver(step.last_route, result)
         if type(result) is not list:
-            return self._deliver(
-                self.router.route_result(step, result, rescued, False, self._is_awaited(result)), result
-            )
+            route = self.router.route_result(step, result, rescued, False, self._is_awaited(result))
+            return self._deliver(route, result)
         events = list(<list> result)
-        cdef Route route
         cdef Py_ssize_t place
         cdef dict narrowed = None
         for place, event in enumerate(events):

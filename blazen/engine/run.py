@@ -677,8 +677,6 @@ class Run(RunCore):
             else:
                 self.end_waits(ctx)
                 self.add_timer(self.now() + self.cleanup_grace, partial(threads.abandon, ctx, ctx.thread_scope))
-                if self.waits is not None:
-                    self.waits.break_off(ctx)
             return
         worker = ctx.worker
         if worker.scope is not None:

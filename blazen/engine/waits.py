@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import outcome
 from trio.lowlevel import Abort, checkpoint_if_cancelled, current_task, reschedule, wait_task_rescheduled
 
 from blazen.errors import CancelledError, TimeoutError, ValidationError, WorkflowError
@@ -177,11 +176,6 @@ class Waits:
                 del self.kept[place]
                 return match
         return None
-
-    def break_off(self, ctx: Context) -> None:
-        """Have the waits of a thread step raise that was told to stop, as `ctx.check_cancelled()` would."""
-        for wait in [wait for wait in self.open if wait.ctx is ctx]:
-            wait.break_off(CancelledError(run_id=wait.run.run_id))
 
     def question(self, request_id: str) -> Wait | None:
         """The wait that asked under this id."""
