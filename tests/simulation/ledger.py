@@ -10,21 +10,26 @@ import trio
 
 from blazen import Event, InputRequestEvent
 
+
 class Layer1(Event):
     tag: int
     book: int
+
 
 class Layer2(Event):
     tag: int
     book: int
 
+
 class Layer3(Event):
     tag: int
     book: int
 
+
 class Layer4(Event):
     tag: int
     book: int
+
 
 class Signal(Event):
     """What no step accepts, and some wait for in their middle."""
@@ -33,13 +38,16 @@ class Signal(Event):
     number: int
     book: int
 
+
 class Shown(Event):
     """What steps write to the stream."""
 
     number: int
 
+
 CLASSES: tuple[type[Any], ...] = (Layer1, Layer2, Layer3, Layer4)
 ANSWERS = len(CLASSES) + 1  # the layer of answers to questions that steps return
+
 
 class Passes(trio.abc.Instrument):
     """Counts the passes of the scheduler, apart from the engine's own count."""
@@ -49,6 +57,7 @@ class Passes(trio.abc.Instrument):
 
     def before_io_wait(self, timeout: float) -> None:
         self.number += 1
+
 
 @dataclasses.dataclass
 class Entry:
@@ -78,6 +87,7 @@ class Entry:
         if self.detail is not None:
             parts.append(repr(self.detail))
         return ", ".join(parts)
+
 
 class Ledger:
     """The entries of one run."""
