@@ -78,7 +78,7 @@ def test_process_steps_leave_nothing_behind(script: str) -> None:
 
 @pytest.mark.parametrize(
     ("leak", "said"),
-    [(KEEPS_A_PAYLOAD, "'Payload': 6"), (KEEPS_A_CONTEXT, "'Context': 1"), (KEEPS_MEMORY, "memory grew by 2.00 MiB")],
+    [(KEEPS_A_PAYLOAD, "'Payload': 6"), (KEEPS_A_CONTEXT, "'Context': 1"), (KEEPS_MEMORY, "memory grew by 2.")],
 )
 def test_what_is_kept_is_noticed(leak: str, said: str) -> None:
     done = run_python("-c", leak)
