@@ -36,6 +36,7 @@ from blazen.workflow import Workflow, WorkflowBuilder
 if TYPE_CHECKING:
     from blazen.engine.handler import RunHandler
     from blazen.engine.result import WorkflowResult
+    from blazen.snapshot import Snapshot
     from blazen.state import BlazenState, CallbackFieldStore
 
 __version__ = "0.1.0"
@@ -52,6 +53,7 @@ __all__ = [
     "ProgressEvent",
     "Retry",
     "RunHandler",
+    "Snapshot",
     "StartEvent",
     "StateValue",
     "StepRecord",
@@ -76,6 +78,10 @@ def __getattr__(name: str) -> Any:
         from blazen.engine.result import WorkflowResult
 
         return WorkflowResult
+    if name == "Snapshot":
+        from blazen.snapshot import Snapshot
+
+        return Snapshot
     if name in ("BlazenState", "CallbackFieldStore"):  # dataclasses take longer to import than most programs need them
         from blazen import state
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from blazen.engine.handler import RunHandler
     from blazen.engine.result import WorkflowResult
     from blazen.engine.run import Run
+    from blazen.snapshot import Snapshot
 
 _run.configure_errors(Event, UsageEvent, ValidationError, WorkflowError, CancelledError)
 _router.configure(Event, DynamicEvent, convert, WorkflowError)
@@ -255,6 +256,58 @@ class Workflow(Generic[Out]):
 
         return RunHandler(self._new_run(EventStream(self._stream_keep or 0)), start)
 
+    def resume(self, snapshot: Snapshot, *, trust_native: bool = False) -> RunHandler[Out]:
+        """Go on with a run where a snapshot of it was taken: `async with workflow.resume(snapshot) as handler`.
+
+        Inside trio, in any process that has a workflow of this name and version. What had finished does not run again;
+        an attempt that had begun begins anew, with `ctx.attempt` one higher. Time that was left is left still. The
+        stream begins here, with the questions that are open.
+
+        Args:
+            snapshot: As `handler.pause()`, `handler.snapshot()` or `Snapshot.from_bytes` returned it.
+            trust_native: Whether values that were pickled may be loaded, if `Snapshot.from_bytes` has not been told. A
+                snapshot of this very process may always.
+        Raises:
+            ValidationError: It is of another workflow or version; a step with something to do is gone, or does not
+                accept its event any more; something does not fit its class; a pickle is not trusted; or this is not
+                called inside trio. Nothing has run.
+        """
+        from blazen._core.stream import EventStream
+        from blazen._snapshots import read, restore
+        from blazen.snapshot import Snapshot
+
+        if not isinstance(snapshot, Snapshot):
+            raise ValidationError(
+                f"workflow {self.name!r}: resume takes a Snapshot, got {show(snapshot)}; bytes become one by "
+                "Snapshot.from_bytes"
+            )
+        plan = read(
+            snapshot,
+            self._graph,
+            self._version,
+            self._class_table(),
+            trust_native=trust_native,
+            session=self._session is None,
+        )
+        copy = self.options(run_id=snapshot.run_id, session=plan.session if self._session is None else None)
+        run = copy._new_run(EventStream(self._stream_keep or 0))
+        from blazen.engine.handler import RunHandler
+
+        return RunHandler(run, None, lambda: restore(run, plan, self._types))
+
+    def take_snapshot(self, run: Run) -> Snapshot:
+        """A snapshot of one of this workflow's runs; `handler.snapshot()` and `handler.pause()` call it."""
+        from blazen._snapshots import take
+
+        return take(
+            run, version=self._version, policy=self._session_policy, types=self._types, classes=self._class_table()
+        )
+
+    def _class_table(self) -> Any:
+        from blazen._core.codec import ClassTable
+
+        return ClassTable({*self._types, *self._events})
+
     def _start(self, input: Any, fields: dict[str, Any]) -> Event:
         if fields:
             if input is not None:
@@ -284,6 +337,7 @@ class Workflow(Generic[Out]):
             timeout=self._timeout,
             cleanup_grace=self._cleanup_grace,
         )
+        run.origin = self
         if self._record:
             run.keep_record(self._version)
         return run

@@ -118,6 +118,15 @@ static inline const bz_record *bz_ring_peek(const bz_ring *ring) {
     return ring->len == 0 ? (const bz_record *)0 : &ring->items[ring->head];
 }
 
+/**
+ * The record at `place`, counted from the oldest, which is at 0; NULL when there are not so many.
+ *
+ * Ownership: the ring's; valid until the next call that changes the ring. Wait-free.
+ */
+static inline const bz_record *bz_ring_at(const bz_ring *ring, size_t place) {
+    return place < ring->len ? &ring->items[(ring->head + place) & (ring->capacity - 1)] : (const bz_record *)0;
+}
+
 #ifdef __cplusplus
 }
 #endif

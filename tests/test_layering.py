@@ -15,10 +15,10 @@ CORE = ROOT / "blazen" / "_core"
 ENGINE = ROOT / "blazen" / "engine"
 CLI = ROOT / "blazen" / "cli"
 
-# The modules of blazen that the lower rooms share: they hold what events, errors, steps and records are, and run
-# nothing.
+# The modules of blazen that the lower rooms share: they hold what events, errors, steps, records and snapshots are,
+# and run nothing.
 SHARED_BY_CORE = {"blazen.errors", "blazen.events"}
-SHARED_BY_ENGINE = {*SHARED_BY_CORE, "blazen.steps", "blazen.graph", "blazen.record"}
+SHARED_BY_ENGINE = {*SHARED_BY_CORE, "blazen.steps", "blazen.graph", "blazen.record", "blazen.snapshot"}
 
 CYTHON_IMPORT = re.compile(
     r"^(?P<indent>\s*)(?:from\s+(?P<source>[\w.]+)\s+c?import\s+(?P<names>.+)|c?import\s+(?P<modules>.+))$"

@@ -331,6 +331,11 @@ cdef class Context:
         return self._event
 
     @property
+    def joined(self):
+        """The gatherings that its event has been counted in: key -> the events, where it completed one; or None."""
+        return self._joined
+
+    @property
     def step(self):
         """The step's `StepInfo`."""
         return self._step

@@ -18,6 +18,7 @@ cdef extern from "bz_ring.h" nogil:
     int bz_ring_pop(bz_ring *ring, bz_record *record)
     size_t bz_ring_len(const bz_ring *ring)
     const bz_record *bz_ring_peek(const bz_ring *ring)
+    const bz_record *bz_ring_at(const bz_ring *ring, size_t place)
 
 
 @cython.final
@@ -33,5 +34,6 @@ cdef class EventQueue:
     cdef int put(self, object item, uint64_t seq, uint32_t route) except -1
     cdef int put_front(self, object item, uint64_t seq, uint32_t route) except -1
     cdef object take(self, bz_record *record)
+    cdef list entries(self)
     cdef int drop_all(self) except -1
     cdef int _claim(self, object item, bz_record *record) except -1

@@ -109,6 +109,16 @@ cdef class EventQueue:
             self.drop_all()
         return item
 
+    cdef list entries(self):
+        """What is queued, as `(item, seq, route)`, oldest first; nothing is taken."""
+        cdef const bz_record *record
+        cdef size_t place
+        found = []
+        for place in range(bz_ring_len(&self._ring)):
+            record = bz_ring_at(&self._ring, place)
+            found.append((self._slots[record.slot], record.seq, record.route))
+        return found
+
     cdef int drop_all(self) except -1:
         bz_ring_clear(&self._ring)
         # A new list first: dropping the events may run finalisers that look at this queue.

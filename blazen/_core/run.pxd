@@ -74,6 +74,9 @@ cdef class RunCore:
         public object totals
         public object waits                 # engine.waits.Waits, once a step has waited in its middle
         public Py_ssize_t waiting           # invocations that wait in their middle, for an answer or an event
+        public object pause                 # engine.pausing.Pause, while the run is pausing or paused
+        public object origin                # the workflow, which takes the snapshots of its runs
+        public bint held                    # nothing is dispatched: the run is pausing, or paused
         public bint resting                 # the run's clock stands still: it waits for answers only
         public double rested_at             # since when
         public double left                  # seconds that were left to its deadline then

@@ -70,6 +70,7 @@ NEEDS_NURSERY = 6                           # the next step may need others besi
 TIMED_OUT = 1
 STEP_CANCELLED = 2
 RUN_ENDING = 3
+PUT_BACK = 4                                # its event goes back into the queue, for a pause that does not wait
 
 cdef enum:
     TAKEN_NOTHING = 0
@@ -641,6 +642,8 @@ cdef class RunCore:
         """
         cdef Py_ssize_t want = bz_ring_len(&self._queue._ring) + (1 if self._next_step is not None else 0)
         cdef Worker worker
+        if self.held:
+            return 0
         if want == 0:
             want = 1
         if want > self._allowance:
@@ -695,6 +698,87 @@ cdef class RunCore:
                 if limit is not None and limit.backlog is not None:
                     limit.backlog.drop_all()
         return [worker._ctx for worker in self.workers if worker._live]
+
+    # --- taking a run apart and putting it together again, for snapshots
+
+    @property
+    def unsettled(self):
+        """How many outcomes wait for the end of this pass."""
+        return len(self._finished)
+
+    @property
+    def numbered(self):
+        """The number of the last event."""
+        return self._numbered
+
+    def queued(self):
+        """What is queued, as `(item, seq, step)` in order; an item is an event, or the context of an attempt."""
+        cdef Limit limit
+        found = []
+        if self._next_step is not None and self._next_item is not None:
+            found.append((self._next_item, self._next_seq, self._next_step))
+        for item, seq, route in self._queue.entries():
+            if item is not None:                 # None only says that a limited step has room again
+                found.append((item, seq, self.router.steps[route]))
+        if self._limits is not None:
+            for limit in self._limits:
+                if limit is not None and limit.backlog is not None:
+                    found.extend([(item, seq, self.router.steps[route]) for item, seq, route in limit.backlog.entries()])
+        return found
+
+    def joins(self):
+        """The gatherings of `collect_events`, as `(step, key, {number: event})`."""
+        cdef Join join
+        if self._joins is None:
+            return []
+        return [
+            (self.router.steps[index], key, dict((<Join> join)._events))
+            for (index, key), join in self._joins.items()
+        ]
+
+    def attempt_of(self, event, uint64_t seq, StepInfo step not None, int attempt, joined, replay):
+        """The context of an attempt that a snapshot held; it begins anew as the next one."""
+        cdef Context ctx = Context.__new__(Context)
+        ctx._run = self
+        ctx.attempt = attempt
+        ctx.deadline = INFINITY
+        ctx._step = step
+        ctx._event = event
+        ctx.seq = seq
+        ctx._used = True
+        ctx._joined = joined
+        ctx.replay = replay
+        return ctx
+
+    def put_back(self, event, uint64_t seq, StepInfo step not None, *, int attempt=0, bint handling=False, error=None,
+                 joined=None, replay=None):
+        """Queue what a snapshot held: an event, or an attempt that had begun, or its `on_error`."""
+        cdef Context ctx
+        if attempt == 0 and not handling:
+            self._enqueue(step, event, seq)
+            return
+        ctx = self.attempt_of(event, seq, step, attempt, joined, replay)
+        ctx._handling = handling
+        ctx.error = error
+        self._enqueue(step, ctx, seq)
+
+    def put_back_joins(self, joins, uint64_t numbered):
+        """Set what `joins` and `numbered` have given."""
+        cdef Join join
+        self._numbered = numbered
+        for step, key, events in joins:
+            if self._joins is None:
+                self._joins = {}
+            join = self._joins[((<StepInfo> step).index, key)] = Join.__new__(Join)
+            for seq, event in sorted(events.items()):
+                join._events[seq] = event
+                heappush(join._numbers.setdefault(event.event_type, []), seq)
+
+    def release(self):
+        """Dispatch again what is queued."""
+        self.held = False
+        if self._has_work():
+            self._need_spare()
 
     def abort(self, Context ctx not None, int reason):
         """Mark an invocation as aborted, for the first reason only. False if it was aborted or over already."""

@@ -271,6 +271,17 @@ cdef class StateStore:
             for key, entry in values.items()
         ]
 
+    def written(self):
+        """What a snapshot writes, besides `states`: (key, value) pairs, a `StateValue` for what `set_value` stored."""
+        cdef dict values = self._values.copy()
+        found = []
+        for key, entry in values.items():
+            if type(entry) is not Entry:
+                found.append((key, entry))
+            elif (<Entry>entry).kind == AS_VALUE:
+                found.append((key, (<Entry>entry).value))
+        return found
+
     def update(self, other=(), /, **values):
         """Store several values, all of them or, if one is refused, none.
 

@@ -155,6 +155,9 @@ cdef class Worker:
             if run.ending:
                 self.code = ENDED
                 break
+            if run.held:
+                self.code = self._settle_or_rest()
+                break
             if run._real_clock:
                 if run._last_time - run._slice_start > LONGEST_SLICE:
                     self.code = YIELD

@@ -19,8 +19,8 @@ from trio.lowlevel import (
 
 from blazen._core import stream as stream_core
 from blazen._core.run import Worker
-from blazen.engine import failures
-from blazen.engine.life import State
+from blazen.engine import failures, pausing
+from blazen.engine.life import Happening, State
 from blazen.engine.waits import check_answer
 from blazen.errors import BlazenWarning, CancelledError, ValidationError
 from blazen.events import Event, InputRequestEvent, InputResponseEvent, StreamGap
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from blazen.engine.result import WorkflowResult
     from blazen.engine.run import Run
     from blazen.record import RunRecord
+    from blazen.snapshot import Snapshot
 
 Out = TypeVar("Out")
 
@@ -61,11 +62,12 @@ class RunHandler(Generic[Out]):
     leaving. Methods are for the trio loop the run lives in, except `cancel` and `send_event`: those are for any thread.
     """
 
-    __slots__ = ("_asking", "_entered", "_manager", "_run", "_start")
+    __slots__ = ("_asking", "_begin_again", "_entered", "_manager", "_run", "_start")
 
-    def __init__(self, run: Run, start: Event) -> None:
+    def __init__(self, run: Run, start: Event | None, begin_again: Callable[[], None] | None = None) -> None:
         self._run = run
         self._start = start
+        self._begin_again = begin_again
         self._asking = 0
         self._entered = False
         self._manager = trio.open_nursery()
@@ -79,7 +81,11 @@ class RunHandler(Generic[Out]):
         run.enter_loop()
         run.prepare_to_wait()
         run.nursery = await self._manager.__aenter__()
-        run.begin(self._start)
+        if self._start is not None:
+            run.begin(self._start)
+        else:
+            assert self._begin_again is not None
+            run.begin_again(self._begin_again)
         run.nursery.start_soon(run.work, Worker(run), name="blazen worker")
         run.loop  # noqa: B018  # for other threads: made here, on the loop's own thread
         run.run_id  # noqa: B018  # drawn here, and not when the run is to be cancelled at once
@@ -93,6 +99,10 @@ class RunHandler(Generic[Out]):
         if error is not None:
             run.cancel(by="caller_scope" if isinstance(error, trio.Cancelled) else "block")
         interrupted: BaseException | None = None
+        if run.life is State.PAUSED:
+            run.cancel("paused")
+        elif run.pause is not None:
+            run.pause.left = True
         try:
             await run.wait_until_over()
         except BaseException as exc:  # the caller was cancelled; its workers are told by trio, and are waited for
@@ -148,7 +158,7 @@ class RunHandler(Generic[Out]):
 
     @property
     def state(self) -> str:
-        """`"running"`, `"waiting"`, `"completed"`, `"failed"` or `"cancelled"`."""
+        """`"running"`, `"waiting"`, `"paused"`, `"completed"`, `"failed"` or `"cancelled"`."""
         return self._run.state_name
 
     @property
@@ -241,6 +251,59 @@ class RunHandler(Generic[Out]):
         else:
             self._run.post(event, None, None)
 
+    async def pause(self, *, abort: bool = False) -> Snapshot:
+        """Stop dispatching, wait until running steps are done, and return a snapshot of the run.
+
+        A step that waits in `request_input` or `wait_for_event` is not waited for. All clocks stand still until
+        `resume_in_place`; what comes meanwhile is queued. Leaving the block of a paused run lets go of it.
+
+        Args:
+            abort: Do not wait for running steps: they are aborted, and their events are put back.
+        Raises:
+            ValidationError: The run has ended, before or meanwhile; a step of the run itself asks; or something cannot
+                be written down: the message names it, and the run goes on.
+        """
+        self._check_entered()
+        self._run.check_thread("pause()")
+        await pausing.pause(self._run, abort=abort)
+        try:
+            return self._take_snapshot()
+        except BaseException:
+            self._run.happened(Happening.RESUME)
+            raise
+
+    def resume_in_place(self) -> None:
+        """Let a paused run go on where it is.
+
+        Raises:
+            ValidationError: It is not paused.
+        """
+        self._check_entered()
+        if self._run.life not in (State.PAUSED, State.PAUSING):
+            raise ValidationError(f"resume_in_place(): run {self.run_id} is not paused: it is {self.state}")
+        self._run.check_thread("resume_in_place()")
+        self._run.happened(Happening.RESUME)
+
+    async def snapshot(self) -> Snapshot:
+        """A snapshot of the run as it is now. It is not disturbed: running steps go on.
+
+        What runs now is in it as an unfinished attempt, which runs again after `Workflow.resume`.
+
+        Raises:
+            ValidationError: The run has ended; or something cannot be written down: the message names it.
+        """
+        self._check_entered()
+        self._run.check_thread("snapshot()")
+        await checkpoint()
+        while self._run.unsettled and not self._run.ending:
+            await checkpoint()
+        pausing.refuse_ended(self._run, "snapshot()")
+        return self._take_snapshot()
+
+    def _take_snapshot(self) -> Snapshot:
+        snapshot: Snapshot = self._run.origin.take_snapshot(self._run)
+        return snapshot
+
     def pending_inputs(self) -> list[InputRequestEvent]:
         """The questions that are open, oldest first."""
         return list(self._run.questions.values())
@@ -264,6 +327,11 @@ class RunHandler(Generic[Out]):
                 f"respond_to_input: no open question has the id {request_id!r}; open are "
                 f"{', '.join(map(repr, self._run.questions)) or 'none'}"
             )
+        entry = self._run.reopened.pop(request_id, None)
+        if entry is not None:  # asked before a snapshot, by a step that has not come to it again
+            del self._run.questions[request_id]
+            entry.value, entry.checked = response, False
+            return
         asked = None if self._run.waits is None else self._run.waits.question(request_id)
         if asked is not None:
             asked.finish(check_answer(asked.schema, response, request_id))

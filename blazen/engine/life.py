@@ -4,7 +4,8 @@ What may live in this file: the states of a run, what can happen to it, and what
 the queue, anything that waits. `Run.happened` looks up one row per happening and carries out its commands; whatever the
 table does not name is a bug of the engine, raises, and changes nothing.
 
-    READY -START-> RUNNING -STOP---------> COMPLETING -UNWOUND-> COMPLETED
+    READY -START-> RUNNING -PAUSE-> PAUSING -QUIET-> PAUSED -RESUME-> RUNNING
+                           -STOP---------> COMPLETING -UNWOUND-> COMPLETED
                            -FAILURE, FATAL-> FAILING  -UNWOUND-> FAILED
                            -CANCEL, LEFT--> CANCELLING -UNWOUND-> CANCELLED
 
@@ -23,6 +24,8 @@ class State(IntEnum):
 
     READY = auto()
     RUNNING = auto()
+    PAUSING = auto()  # nothing is dispatched, and what runs is waited for
+    PAUSED = auto()
     COMPLETING = auto()
     FAILING = auto()
     CANCELLING = auto()
@@ -41,6 +44,9 @@ class Happening(IntEnum):
     LEFT = auto()  # the caller's own scope was cancelled
     FATAL = auto()  # an exception that is no Exception came out of a step
     UNWOUND = auto()  # the last step is out
+    PAUSE = auto()  # somebody asked for a pause
+    QUIET = auto()  # no step runs any more, but those that wait in their middle
+    RESUME = auto()  # somebody asked for the pause to end
 
 
 class Command(IntEnum):
@@ -51,6 +57,9 @@ class Command(IntEnum):
     ABORT = auto()  # dispatch nothing more, abort every running step
     SUPPRESS = auto()  # note it beside the outcome
     PUBLISH = auto()  # end the stream, wake those who wait for the result
+    HOLD = auto()  # dispatch nothing for now
+    FREEZE = auto()  # stop the clocks, wake those who wait for the pause
+    RELEASE = auto()  # let the clocks go on, dispatch again
 
 
 class Transition(NamedTuple):
@@ -62,18 +71,32 @@ class Transition(NamedTuple):
 
 _KEEP_AND_ABORT = (Command.KEEP, Command.ABORT)
 
+# The ways in which a run that has begun ends; its steps are still to unwind.
+_ENDS = {
+    Happening.STOP: Transition(State.COMPLETING, _KEEP_AND_ABORT),
+    Happening.FAILURE: Transition(State.FAILING, _KEEP_AND_ABORT),
+    Happening.CANCEL: Transition(State.CANCELLING, _KEEP_AND_ABORT),
+    Happening.LEFT: Transition(State.CANCELLING, _KEEP_AND_ABORT),
+    Happening.FATAL: Transition(State.FAILING, _KEEP_AND_ABORT),
+}
+
 LIFE: dict[State, dict[Happening, Transition]] = {
     State.READY: {
         Happening.START: Transition(State.RUNNING, (Command.DISPATCH,)),
         Happening.CANCEL: Transition(State.CANCELLED, (Command.KEEP, Command.PUBLISH)),
         Happening.LEFT: Transition(State.CANCELLED, (Command.KEEP, Command.PUBLISH)),
     },
-    State.RUNNING: {
-        Happening.STOP: Transition(State.COMPLETING, _KEEP_AND_ABORT),
-        Happening.FAILURE: Transition(State.FAILING, _KEEP_AND_ABORT),
-        Happening.CANCEL: Transition(State.CANCELLING, _KEEP_AND_ABORT),
-        Happening.LEFT: Transition(State.CANCELLING, _KEEP_AND_ABORT),
-        Happening.FATAL: Transition(State.FAILING, _KEEP_AND_ABORT),
+    State.RUNNING: {**_ENDS, Happening.PAUSE: Transition(State.PAUSING, (Command.HOLD,))},
+    State.PAUSING: {
+        **_ENDS,
+        Happening.PAUSE: Transition(State.PAUSING),
+        Happening.QUIET: Transition(State.PAUSED, (Command.FREEZE,)),
+        Happening.RESUME: Transition(State.RUNNING, (Command.RELEASE,)),
+    },
+    State.PAUSED: {
+        **_ENDS,
+        Happening.PAUSE: Transition(State.PAUSED),
+        Happening.RESUME: Transition(State.RUNNING, (Command.RELEASE,)),
     },
     State.COMPLETING: {
         Happening.STOP: Transition(State.COMPLETING),  # the first one has won
@@ -111,6 +134,8 @@ OVER = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED})
 NAMES: dict[State, str] = {
     State.READY: "running",
     State.RUNNING: "running",
+    State.PAUSING: "running",
+    State.PAUSED: "paused",
     State.COMPLETING: "running",
     State.FAILING: "running",
     State.CANCELLING: "running",

@@ -27,7 +27,7 @@ from trio.lowlevel import (
 from blazen._core import run as core
 from blazen._core.run import Context, RunCore, Worker
 from blazen._core.stream import EventStream
-from blazen.engine import failures, scopes, threads, waits
+from blazen.engine import failures, pausing, scopes, threads, waits
 from blazen.engine.life import NAMES, OVER, Command, Happening, State, follow
 from blazen.engine.loop import LoopState, loop_state
 from blazen.engine.result import RunId, Totals, WorkflowResult
@@ -35,6 +35,8 @@ from blazen.errors import BlazenError, CancelledError, TimeoutError, ValidationE
 from blazen.events import DynamicEvent, Event, StepRecord, StopEvent, UsageEvent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blazen._core.router import Router
     from blazen._core.state import StateStore
     from blazen.engine.edits import Edit
@@ -76,6 +78,8 @@ class Run(RunCore):
         "left_open",
         "questions",
         "recording",
+        "reopened",
+        "retries",
         "sent_keys",
         "suppressed",
     )
@@ -84,6 +88,8 @@ class Run(RunCore):
     suppressed: tuple[BaseException, ...]
     abandoned: tuple[str, ...]
     questions: dict[str, InputRequestEvent]
+    reopened: dict[str, waits.Entry]  # questions of a snapshot whose steps have not asked them again
+    retries: dict[Context, tuple[int, float]]  # waiting for their time: the timer's token, and when it is due
 
     def __init__(
         self,
@@ -104,6 +110,8 @@ class Run(RunCore):
         self.suppressed = ()
         self.abandoned = ()
         self.questions = {}
+        self.retries = {}
+        self.reopened = {}
         self.left_open: tuple[trio.Nursery, ...] = ()  # by steps that have ended
         self.sent_keys: set[object] | None = None  # of events that are sent once per key
         self.recording: Recording | None = None
@@ -171,6 +179,12 @@ class Run(RunCore):
                 self.suppressed += (payload,)
             elif command is _PUBLISH:
                 self._publish()
+            elif command is Command.HOLD:
+                pausing.hold(self)
+            elif command is Command.FREEZE:
+                pausing.freeze(self)
+            elif command is Command.RELEASE:
+                pausing.release(self)
 
     def fail(self, error: BaseException) -> None:
         """End the run with an error; every step is aborted. A caller that was cancelled before that has come first."""
@@ -202,6 +216,8 @@ class Run(RunCore):
         for request_id in list(self.questions):  # those of steps that wait go with their waits
             if self.waits is None or self.waits.question(request_id) is None:
                 del self.questions[request_id]
+        if self.pause is not None:
+            self.pause.changed.set()
         for worker in self.take_parked():
             reschedule(worker.task)
 
@@ -297,6 +313,28 @@ class Run(RunCore):
         except Exception as exc:  # memory ran out in the queue
             failures.broken_dispatch(self, None, exc)
 
+    def begin_again(self, put_together: Callable[[], None]) -> None:
+        """Begin with what a snapshot held."""
+        self.happened(_START)
+        if self.timeout is not None:
+            self.started = self.now()
+        try:
+            put_together()
+        except Exception as exc:  # memory ran out in the queue
+            failures.broken_dispatch(self, None, exc)
+
+    def postpone_again(self, ctx: Context, left: float) -> None:
+        """Have an attempt of a snapshot wait for the rest of its time."""
+        self.postpone(+1)
+        self.retry_at(ctx, self.now() + left)
+
+    def set_usage(self, input_tokens: int, output_tokens: int, cost_usd: float) -> None:
+        """Count on from what a snapshot held."""
+        self.totals = Totals()
+        self.totals.input_tokens = input_tokens
+        self.totals.output_tokens = output_tokens
+        self.totals.cost_usd = cost_usd
+
     def enter_loop(self) -> None:
         """Note the thread and the clock."""
         clock = current_clock()
@@ -369,6 +407,8 @@ class Run(RunCore):
                     self.look_whether_stuck()
                     if self.ending:
                         continue  # not to wait for work that will not come
+                    if self.held:
+                        pausing.look_whether_quiet(self)
                     if self.is_idle():
                         self.on_idle()
                     elif worker.surplus and self.parked >= _KEPT_WORKERS:
@@ -399,7 +439,7 @@ class Run(RunCore):
 
     def is_idle(self) -> bool:
         """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
-        return not (self.ending or self.busy or self.has_work or self.postponed or self.questions)
+        return not (self.ending or self.held or self.busy or self.has_work or self.postponed or self.questions)
 
     def waits_only(self) -> bool:
         """Nothing queued, and nothing running but steps that wait in their middle."""
@@ -420,9 +460,16 @@ class Run(RunCore):
 
     def keep_time(self) -> None:
         """Stop the run's clock while nothing runs or is queued and a question is open; else let it go on."""
-        if not (self.questions and self.waits_only()):
+        if self.life is State.PAUSED:
+            return
+        if self.questions and self.waits_only():
+            self.stop_clock()
+        else:
             self.stir()
-        elif self.deadline != _INFINITY:
+
+    def stop_clock(self) -> None:
+        """Stop the run's clock, until `stir`."""
+        if self.deadline != _INFINITY:
             self.resting = True
             self.rested_at = self.now()
             self.left = self.deadline - self.rested_at
@@ -431,7 +478,7 @@ class Run(RunCore):
 
     def stir(self) -> None:
         """Something happens again: the run's clock goes on."""
-        if self.resting:
+        if self.resting and self.life is not State.PAUSED:
             self.resting = False
             now = self.now()
             self.started += now - self.rested_at
@@ -558,7 +605,7 @@ class Run(RunCore):
                 delay = retry.delay(ctx.attempt, self._jitter(ctx))
                 if delay > 0:
                     self.postpone(+1)
-                    self.add_timer(self.now() + delay, partial(self._retry, ctx))
+                    self.retry_at(ctx, self.now() + delay)
                 else:
                     self.requeue(ctx, handle=False)
                 return
@@ -582,7 +629,12 @@ class Run(RunCore):
         status = self.nursery.cancel_scope._cancel_status
         return status is not None and status.effectively_cancelled
 
+    def retry_at(self, ctx: Context, due: float) -> None:
+        """Have an attempt begin anew at `due` (engine's clock)."""
+        self.retries[ctx] = (self.add_timer(due, partial(self._retry, ctx)), due)
+
     def _retry(self, ctx: Context) -> None:
+        self.retries.pop(ctx, None)
         self.postpone(-1)
         if not self.ending:
             try:
@@ -604,6 +656,9 @@ class Run(RunCore):
             self.abandoned += (ctx.step.name,)
             if not self.ending:
                 self.fail(failures.abandoned(self, ctx))
+        elif ctx.abort_reason == core.PUT_BACK and not self.ending:
+            assert self.pause is not None
+            self.pause.back.append(ctx)
         error = failures.without_abort(self, error)
         if error is None:
             return

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import Abort, checkpoint_if_cancelled, current_task, reschedule, wait_task_rescheduled
 
+from blazen.engine import pausing
+from blazen.engine.life import State
 from blazen.errors import CancelledError, TimeoutError, ValidationError, WorkflowError
 from blazen.events import DynamicEvent, Event, InputRequestEvent, StopEvent, convert
 
@@ -48,12 +50,14 @@ class Replay:
 class Entry:
     """One call: what it waits for, the id it asked under, if it asked, and what it was given, once it was."""
 
-    __slots__ = ("request_id", "value", "what")
+    __slots__ = ("checked", "question", "request_id", "value", "what")
 
     def __init__(self, request_id: str | None = None, value: object = _NOTHING) -> None:
         self.what: str | None = None  # the type name of an event; None where nobody has waited yet
         self.request_id = request_id
         self.value = value
+        self.question: InputRequestEvent | None = None  # as it was asked, while it is open
+        self.checked = True  # against the schema, which is known only once the step has asked
 
     @property
     def answered(self) -> bool:
@@ -64,7 +68,7 @@ class Entry:
 class Wait:
     """A call that waits now."""
 
-    __slots__ = ("_value", "ctx", "entry", "matches", "run", "schema", "task", "timer", "what")
+    __slots__ = ("_value", "ctx", "deadline", "entry", "matches", "run", "schema", "task", "timer", "what")
 
     def __init__(self, run: Run, ctx: Context, entry: Entry, what: str) -> None:
         self.run = run
@@ -75,6 +79,7 @@ class Wait:
         self.schema: Any = None  # of a question: the type of its answer
         self.task: trio.lowlevel.Task | None = None
         self.timer = 0  # its token, if there is a time limit
+        self.deadline = 0.0  # engine's clock, if so
         self._value: object = _NOTHING
 
     async def outcome(self, timeout: float | None) -> object:
@@ -85,12 +90,13 @@ class Wait:
         """
         run = self.run
         if timeout is not None:
-            self.timer = run.add_timer(run.now() + timeout, self._wake)
+            self.limit(run.now() + timeout)
         self.task = current_task()
         run.open_waits().open.append(self)
         run.hold_clock(self.ctx)
         run.look_whether_stuck()
         run.keep_time()
+        pausing.look_whether_quiet(run)
 
         def abort(_: object) -> Abort:
             self._end()
@@ -107,14 +113,25 @@ class Wait:
     def finish(self, value: object) -> None:
         """Let the step go on with `value`."""
         self._value = self.entry.value = value
-        self._wake()
+        if self.run.life is State.PAUSED:
+            self.matches = None
+            assert self.run.pause is not None
+            self.run.pause.deferred.append(self)
+        else:
+            self.wake()
 
     def stop(self) -> None:
         """Let it raise `CancelledError`: its step was told to stop or has ended, and trio does not cancel its task."""
         self._value = _STOPPED
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def limit(self, deadline: float) -> None:
+        """Wait until `deadline` (engine's clock) at most."""
+        self.deadline = deadline
+        self.timer = self.run.add_timer(deadline, self.wake)
+
+    def wake(self) -> None:
+        """Let the step go on with what came, or with nothing."""
         task = self.task
         if task is not None:  # else what was due at the same moment has ended it already
             self._end()
@@ -223,6 +240,12 @@ async def request_input(
         raise ValidationError(f"{call}: metadata must be a dict or None, got {type(metadata).__name__!r}")
     check_schema(schema, call)
     entry = _entry(ctx, call, InputRequestEvent.event_type)
+    if not entry.checked:  # answered between a snapshot and this call
+        entry.checked = True
+        try:
+            entry.value = check_answer(schema, entry.value, str(entry.request_id))
+        except ValidationError:
+            entry.value = _NOTHING  # asked again, under the same id
     if entry.answered:
         await checkpoint_if_cancelled()
         return entry.value
@@ -231,10 +254,14 @@ async def request_input(
         raise run.unanswerable(question)
     await checkpoint_if_cancelled()
     entry.request_id = question.request_id
+    entry.question = question
     wait = Wait(run, ctx, entry, f"an answer to {prompt!r}")
     wait.schema = schema
     run.on_ask(question)
-    value = await wait.outcome(seconds)
+    try:
+        value = await wait.outcome(seconds)
+    finally:
+        entry.question = None
     if value is not _NOTHING:
         return value
     if default is not _NOTHING:

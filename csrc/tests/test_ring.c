@@ -242,6 +242,8 @@ static void agree(const bz_ring *ring, const model *expected) {
         CHECK(bz_ring_peek(ring) == NULL);
     } else {
         CHECK(is_record_of(bz_ring_peek(ring), expected->items[expected->first]));
+        CHECK(is_record_of(bz_ring_at(ring, bz_ring_len(ring) - 1),
+                           expected->items[expected->first + bz_ring_len(ring) - 1]));
     }
 }
 
