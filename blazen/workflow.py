@@ -261,7 +261,8 @@ class Workflow(Generic[Out]):
 
         Inside trio, in any process that has a workflow of this name and version. What had finished does not run again;
         an attempt that had begun begins anew, with `ctx.attempt` one higher. Time that was left is left still. The
-        stream begins here, with the questions that are open.
+        stream begins here, with the questions that are open. `options(timeout=, session=, run_id=)` count for the run:
+        without them it has the timeout of this workflow, less the time it has used, and its own session and id.
 
         Args:
             snapshot: As `handler.pause()`, `handler.snapshot()` or `Snapshot.from_bytes` returned it.
@@ -273,7 +274,7 @@ class Workflow(Generic[Out]):
                 called inside trio. Nothing has run.
         """
         from blazen._core.stream import EventStream
-        from blazen._snapshots import read, restore
+        from blazen._resuming import prepare, read
         from blazen.snapshot import Snapshot
 
         if not isinstance(snapshot, Snapshot):
@@ -289,11 +290,14 @@ class Workflow(Generic[Out]):
             trust_native=trust_native,
             session=self._session is None,
         )
-        copy = self.options(run_id=snapshot.run_id, session=plan.session if self._session is None else None)
+        copy = self.options(
+            run_id=self._run_id or snapshot.run_id, session=plan.session if self._session is None else None
+        )
         run = copy._new_run(EventStream(self._stream_keep or 0))
+        go_on = prepare(run, plan, self._types)
         from blazen.engine.handler import RunHandler
 
-        return RunHandler(run, None, lambda: restore(run, plan, self._types))
+        return RunHandler(run, None, go_on)
 
     def take_snapshot(self, run: Run) -> Snapshot:
         """A snapshot of one of this workflow's runs; `handler.snapshot()` and `handler.pause()` call it."""

@@ -712,19 +712,25 @@ cdef class RunCore:
         return self._numbered
 
     def queued(self):
-        """What is queued, as `(item, seq, step)` in order; an item is an event, or the context of an attempt."""
+        """What is queued, as `(item, seq, step)` in order; an item is an event, or the context of an attempt.
+
+        Attempts that are to begin anew come first, as they do in the queue; then what limited steps have no room for,
+        which has been taken from the queue before all that is in it still.
+        """
         cdef Limit limit
-        found = []
-        if self._next_step is not None and self._next_item is not None:
-            found.append((self._next_item, self._next_seq, self._next_step))
-        for item, seq, route in self._queue.entries():
-            if item is not None:                 # None only says that a limited step has room again
-                found.append((item, seq, self.router.steps[route]))
+        steps = self.router.steps
+        queued = []
+        if self._next_step is not None:
+            queued.append((self._next_item, self._next_seq, self._next_step))
+        queued.extend([(item, seq, steps[route]) for item, seq, route in self._queue.entries()])
+        held_back = []
         if self._limits is not None:
             for limit in self._limits:
                 if limit is not None and limit.backlog is not None:
-                    found.extend([(item, seq, self.router.steps[route]) for item, seq, route in limit.backlog.entries()])
-        return found
+                    held_back.extend([(item, seq, steps[route]) for item, seq, route in limit.backlog.entries()])
+        again = [entry for entry in queued if type(entry[0]) is Context]
+        # An item that is None only says that a limited step has room again.
+        return again + held_back + [entry for entry in queued if entry[0] is not None and type(entry[0]) is not Context]
 
     def joins(self):
         """The gatherings of `collect_events`, as `(step, key, {number: event})`."""
@@ -743,24 +749,21 @@ cdef class RunCore:
         ctx.attempt = attempt
         ctx.deadline = INFINITY
         ctx._step = step
-        ctx._event = event
+        ctx._event = event if type(event) is step.accept_class else self.router.adapt(step, event)
         ctx.seq = seq
         ctx._used = True
         ctx._joined = joined
         ctx.replay = replay
         return ctx
 
-    def put_back(self, event, uint64_t seq, StepInfo step not None, *, int attempt=0, bint handling=False, error=None,
-                 joined=None, replay=None):
-        """Queue what a snapshot held: an event, or an attempt that had begun, or its `on_error`."""
-        cdef Context ctx
-        if attempt == 0 and not handling:
-            self._enqueue(step, event, seq)
-            return
-        ctx = self.attempt_of(event, seq, step, attempt, joined, replay)
-        ctx._handling = handling
-        ctx.error = error
-        self._enqueue(step, ctx, seq)
+    def put_back(self, event, uint64_t seq, StepInfo step not None):
+        """Queue an event that a snapshot held."""
+        self._enqueue(step, event, seq)
+
+    def put_back_attempt(self, Context ctx not None, *, bint handle):
+        """Queue what `attempt_of` has made, to begin anew; with `handle` its `on_error` is to run."""
+        ctx._handling = handle
+        self._enqueue(ctx._step, ctx, ctx.seq)
 
     def put_back_joins(self, joins, uint64_t numbered):
         """Set what `joins` and `numbered` have given."""

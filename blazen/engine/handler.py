@@ -99,10 +99,7 @@ class RunHandler(Generic[Out]):
         if error is not None:
             run.cancel(by="caller_scope" if isinstance(error, trio.Cancelled) else "block")
         interrupted: BaseException | None = None
-        if run.life is State.PAUSED:
-            run.cancel("paused")
-        elif run.pause is not None:
-            run.pause.left = True
+        pausing.leave(run)
         try:
             await run.wait_until_over()
         except BaseException as exc:  # the caller was cancelled; its workers are told by trio, and are waited for
@@ -265,12 +262,17 @@ class RunHandler(Generic[Out]):
         """
         self._check_entered()
         self._run.check_thread("pause()")
-        await pausing.pause(self._run, abort=abort)
+        was_paused = self._run.life is State.PAUSED
         try:
-            return self._take_snapshot()
-        except BaseException:
-            self._run.happened(Happening.RESUME)
-            raise
+            await pausing.pause(self._run, abort=abort)
+            try:
+                return self._take_snapshot()
+            except BaseException:
+                if not was_paused:
+                    self._run.happened(Happening.RESUME)
+                raise
+        finally:
+            pausing.let_go_if_left(self._run)
 
     def resume_in_place(self) -> None:
         """Let a paused run go on where it is.
@@ -330,11 +332,15 @@ class RunHandler(Generic[Out]):
         entry = self._run.reopened.pop(request_id, None)
         if entry is not None:  # asked before a snapshot, by a step that has not come to it again
             del self._run.questions[request_id]
-            entry.value, entry.checked = response, False
+            entry.answer_unchecked(response)
             return
         asked = None if self._run.waits is None else self._run.waits.question(request_id)
         if asked is not None:
-            asked.finish(check_answer(asked.schema, response, request_id))
+            value = check_answer(asked.schema, response, request_id)
+            del self._run.questions[request_id]
+            if asked.schema is not None:
+                asked.entry.given = response
+            asked.finish(value)
             return
         answer = InputResponseEvent(request_id=request_id, response=response)
         self._run.check_accepted(answer, None)

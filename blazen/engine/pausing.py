@@ -42,7 +42,7 @@ async def pause(run: Run, *, abort: bool) -> None:
         ValidationError: It has ended, before or meanwhile; it was resumed meanwhile; or one of its own steps asks.
     """
     refuse_ended(run, "pause()")
-    if any(worker.task is trio.lowlevel.current_task() for worker in run.workers):
+    if _inside_a_step(run):
         raise ValidationError("pause() is called by a step of the run: it would wait for itself; call it from outside")
     run.happened(Happening.PAUSE)
     paused = run.pause
@@ -68,7 +68,31 @@ async def pause(run: Run, *, abort: bool) -> None:
         await run.wait_until_over()
     refuse_ended(run, "pause()")
     if run.life is not State.PAUSED:
-        raise ValidationError(f"pause(): run {run.run_id} was resumed before it was quiet")
+        raise ValidationError(f"pause(): run {run.run_id} was resumed before its snapshot was taken")
+
+
+def _inside_a_step(run: Run) -> bool:
+    """Whether the caller is a step of the run, or a task in a nursery that a step has opened."""
+    steps = {worker.task for worker in run.workers if worker.ctx is not None}
+    task: trio.lowlevel.Task | None = trio.lowlevel.current_task()
+    while task is not None:
+        if task in steps:
+            return True
+        task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+    return False
+
+
+def leave(run: Run) -> None:
+    """The block of the run is being left: one that is paused is let go of, once all who paused it have its snapshot."""
+    if run.pause is not None:
+        run.pause.left = True
+        let_go_if_left(run)
+
+
+def let_go_if_left(run: Run) -> None:
+    """Cancel a paused run whose block has been left, unless somebody is still about to take its snapshot."""
+    if run.life is State.PAUSED and run.pause is not None and run.pause.left and not run.pause.waiting_tasks:
+        run.cancel("paused")
 
 
 def refuse_ended(run: Run, call: str) -> None:
@@ -110,8 +134,6 @@ def freeze(run: Run) -> None:
     run.retries.clear()
     run.stop_clock()
     paused.changed.set()
-    if paused.left:
-        run.cancel("paused")
 
 
 def release(run: Run) -> None:
@@ -134,10 +156,17 @@ def release(run: Run) -> None:
     run.pause = None
     run.release()
     run.keep_time()
+    if run.is_idle():  # the last step finished during the pause
+        run.on_idle()
 
 
 def _requeue(run: Run, paused: Pause) -> None:
     """In the order of their events' numbers, before everything that is queued."""
-    for ctx in sorted(paused.back, key=lambda ctx: ctx.seq, reverse=True):
+    for ctx in sorted(paused.back, key=in_order, reverse=True):
         run.requeue(ctx, handle=ctx.handling)
     paused.back.clear()
+
+
+def in_order(ctx: Context) -> tuple[int, int]:
+    """What to sort attempts by: the number of the event, then the place of the step in the workflow."""
+    return ctx.seq, ctx.step.index

@@ -439,7 +439,12 @@ class Run(RunCore):
 
     def is_idle(self) -> bool:
         """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
-        return not (self.ending or self.held or self.busy or self.has_work or self.postponed or self.questions)
+        if self.ending or self.held or self.busy or self.has_work or self.postponed:
+            return False
+        for request_id in self.reopened:  # their steps have ended and have not asked again
+            self.questions.pop(request_id, None)
+        self.reopened.clear()
+        return not self.questions
 
     def waits_only(self) -> bool:
         """Nothing queued, and nothing running but steps that wait in their middle."""
@@ -657,8 +662,10 @@ class Run(RunCore):
             if not self.ending:
                 self.fail(failures.abandoned(self, ctx))
         elif ctx.abort_reason == core.PUT_BACK and not self.ending:
-            assert self.pause is not None
-            self.pause.back.append(ctx)
+            if self.pause is None:  # the pause is over already
+                self.requeue(ctx, handle=ctx.handling)
+            else:
+                self.pause.back.append(ctx)
         error = failures.without_abort(self, error)
         if error is None:
             return

@@ -50,14 +50,26 @@ class Replay:
 class Entry:
     """One call: what it waits for, the id it asked under, if it asked, and what it was given, once it was."""
 
-    __slots__ = ("checked", "question", "request_id", "value", "what")
+    __slots__ = ("checked", "given", "left", "request_id", "value", "what")
 
-    def __init__(self, request_id: str | None = None, value: object = _NOTHING) -> None:
+    def __init__(self, request_id: str | None = None) -> None:
         self.what: str | None = None  # the type name of an event; None where nobody has waited yet
         self.request_id = request_id
-        self.value = value
-        self.question: InputRequestEvent | None = None  # as it was asked, while it is open
+        self.value: object = _NOTHING
+        self.given: object = _NOTHING  # an answer as it came, where the schema has made something else of it
         self.checked = True  # against the schema, which is known only once the step has asked
+        self.left: float | None = None  # seconds of its time limit, if a snapshot was taken while it waited
+
+    def answer_unchecked(self, response: object) -> None:
+        """Note an answer whose schema is known only once the step asks again."""
+        self.value, self.checked = response, False
+
+    @property
+    def to_keep(self) -> tuple[object, bool]:
+        """What a snapshot keeps of the answer, and whether that has been checked; None before it has come."""
+        if not self.answered:
+            return None, True
+        return (self.value, self.checked) if self.given is _NOTHING else (self.given, False)
 
     @property
     def answered(self) -> bool:
@@ -89,8 +101,9 @@ class Wait:
             CancelledError: It was stopped; see `stop`.
         """
         run = self.run
+        left, self.entry.left = self.entry.left, None
         if timeout is not None:
-            self.limit(run.now() + timeout)
+            self.limit(run.now() + (timeout if left is None else min(left, timeout)))
         self.task = current_task()
         run.open_waits().open.append(self)
         run.hold_clock(self.ctx)
@@ -243,7 +256,9 @@ async def request_input(
     if not entry.checked:  # answered between a snapshot and this call
         entry.checked = True
         try:
-            entry.value = check_answer(schema, entry.value, str(entry.request_id))
+            given = entry.value
+            entry.value = check_answer(schema, given, str(entry.request_id))
+            entry.given = _NOTHING if schema is None else given
         except ValidationError:
             entry.value = _NOTHING  # asked again, under the same id
     if entry.answered:
@@ -254,14 +269,11 @@ async def request_input(
         raise run.unanswerable(question)
     await checkpoint_if_cancelled()
     entry.request_id = question.request_id
-    entry.question = question
     wait = Wait(run, ctx, entry, f"an answer to {prompt!r}")
     wait.schema = schema
-    run.on_ask(question)
-    try:
-        value = await wait.outcome(seconds)
-    finally:
-        entry.question = None
+    if run.reopened.pop(question.request_id, None) is None or run.questions[question.request_id] != question:
+        run.on_ask(question)  # else the stream of the resumed run has begun with it
+    value = await wait.outcome(seconds)
     if value is not _NOTHING:
         return value
     if default is not _NOTHING:
