@@ -69,6 +69,8 @@ def read(
         packed = _packed(codec.decode(sections["session"]))
         attempts = _check_remembered(remembered)
         states, values = _check_state(state)
+        if not trusted:
+            _refuse_unopened(remembered, values)
     except ValidationError as error:
         raise ValidationError(f"{where} {error}", path=error.path) from error
     steps = {spec.name: index for index, spec in enumerate(graph.specs)}
@@ -100,6 +102,38 @@ def _check_step(graph: Graph, steps: Mapping[str, int], one: Attempt, where: str
         raise ValidationError(f"{where} {work} does not accept it any more")
     if one.handling and graph.specs[steps[one.step]].on_error is None:
         raise ValidationError(f"{where} {work} has no on_error any more, which was to deal with what it failed with")
+
+
+def _refuse_unopened(remembered: dict[str, Any], values: dict[str, Any]) -> None:
+    """Refuse pickles, which nobody has said may be loaded: no step could use what is in them."""
+    how = "is a pickle, and loading it can run any code: give trust_native=True if you know who wrote it"
+    for key, value in values.items():
+        if _holds_unopened(value):
+            raise ValidationError(f"the value under key {key!r} {how}")
+    if _holds_unopened(remembered):
+        raise ValidationError(f"something that an event holds {how}")
+
+
+def _holds_unopened(value: Any) -> bool:
+    rest = [value]
+    seen: set[int] = set()
+    while rest:
+        one = rest.pop()
+        if isinstance(one, StateValue):
+            if isinstance(one.value, codec.UnopenedNative):
+                return True
+            one = one.value
+        if not isinstance(one, dict | list | tuple | set | frozenset | msgspec.Struct) or id(one) in seen:
+            continue
+        seen.add(id(one))
+        if isinstance(one, dict):
+            rest += one.keys()
+            rest += one.values()
+        elif isinstance(one, msgspec.Struct):
+            rest += (getattr(one, name, None) for name in one.__struct_fields__)
+        else:
+            rest += one
+    return False
 
 
 # --- the form of what was written

@@ -165,8 +165,13 @@ def _attempt(ctx: Context, limits: dict[Entry, float], left: float | None = None
         error=None if ctx.error is None else _failure(ctx.error),
         left=left,
         joined=None if ctx.joined is None else dict(ctx.joined),
-        calls=tuple(Call(call.request_id, call.answered, *call.to_keep, limits.get(call, call.left)) for call in calls),
+        calls=tuple(_call(call, limits.get(call, call.left)) for call in calls),
     )
+
+
+def _call(entry: Entry, left: float | None) -> Call:
+    value, checked = entry.to_keep
+    return Call(entry.request_id, entry.answered, value, checked, left)
 
 
 def _failure(error: BaseException) -> Failure:

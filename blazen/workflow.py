@@ -270,8 +270,8 @@ class Workflow(Generic[Out]):
                 snapshot of this very process may always.
         Raises:
             ValidationError: It is of another workflow or version; a step with something to do is gone, or does not
-                accept its event any more; something does not fit its class; a pickle is not trusted; or this is not
-                called inside trio. Nothing has run.
+                accept its event any more; something does not fit its class; a pickle is not trusted; it is to be
+                recorded; or this is not called inside trio. Nothing has run.
         """
         from blazen._core.stream import EventStream
         from blazen._resuming import prepare, read
@@ -281,6 +281,11 @@ class Workflow(Generic[Out]):
             raise ValidationError(
                 f"workflow {self.name!r}: resume takes a Snapshot, got {show(snapshot)}; bytes become one by "
                 "Snapshot.from_bytes"
+            )
+        if self._record:
+            raise ValidationError(
+                f"workflow {self.name!r}: a record begins with its run, and a run that is resumed has begun before: "
+                "resume it with options(record=False)"
             )
         plan = read(
             snapshot,

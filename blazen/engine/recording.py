@@ -15,6 +15,7 @@ from blazen._core.run import (
     ENTRY_SIZE,
     FINISHED,
     NUMBERED,
+    PUT_BACK,
     START,
     STARTED,
     STEP_CANCELLED,
@@ -109,7 +110,7 @@ class Recording:
         made = _Fold(self._journal[:], self._router, self._began, self._now).record(
             state, self._version, str(self._id), self._started_at
         )
-        if made.state not in ("running", "waiting"):
+        if made.state not in ("running", "waiting", "paused"):
             self._made = made
         return made
 
@@ -321,6 +322,8 @@ class _Fold:
             attempt.stopped = Stop(by="step_timeout", at=at, step=self._steps[place[1]].name)
         elif reason == STEP_CANCELLED:
             attempt.stopped = Stop(by="cancel_step", at=at, step=self._steps[place[1]].name)
+        elif reason == PUT_BACK:
+            attempt.stopped = Stop(by="pause", at=at, step=self._steps[place[1]].name)
         elif self._ended_by is not None:
             why = self._ended_by
             attempt.stopped = Stop(by=why.by, at=at, step=why.step, event=why.event, detail=why.detail)

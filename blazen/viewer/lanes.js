@@ -182,6 +182,7 @@ function whoStopped(stop) {
     case "cancel_step": return `cancel_step(${stop.step ? JSON.stringify(stop.step) : ""})`;
     case "cancel": return stop.detail ? `cancel(): ${stop.detail}` : "cancel(), without a reason";
     case "block": return "the handler's block, left by an exception";
+    case "pause": return "a pause of the run";
     case "caller_scope": return "the caller, whose own scope was cancelled";
     case "step_failure": return `the failure of step ${step}`;
     case "stop_event": return `the StopEvent${stop.step ? ` of step ${step}` : ""}, which ended the run`;
