@@ -72,8 +72,9 @@ class Stop(_Part, kw_only=True):
 
     Attributes:
         by: `"step_timeout"`, `"run_timeout"`, `"cancel_step"`, `"cancel"` (the handler's), `"block"` (the handler's
-            block was left by an exception), `"caller_scope"`, `"pause"` (one that aborts), `"step_failure"`, `"stop_event"`, `"exception"` (one
-            that is no `Exception`, such as KeyboardInterrupt) or `"engine"` (the run could not go on).
+            block was left by an exception), `"caller_scope"`, `"pause"` (one that aborts), `"step_failure"`,
+            `"stop_event"`, `"exception"` (one that is no `Exception`, such as KeyboardInterrupt) or `"engine"` (the run
+            could not go on).
         at: When it was asked for.
         step: The step whose timeout, failure or `StopEvent` it was, or that was cancelled.
         event: The number of the `StopEvent`.

@@ -661,7 +661,7 @@ async def test_time_in_which_the_clock_stood_still_is_not_used(autojump_clock: M
         await trio.sleep(50)
         snapshot = await handler.pause()
     start = trio.current_time()
-    with pytest.raises(TimeoutError):
+    with pytest.raises(TimeoutError):  # noqa: PT012
         async with workflow.resume(written(snapshot)) as handler:
             handler.respond_to_input(handler.pending_inputs()[0].request_id, 1)
             await handler.result()
