@@ -87,7 +87,7 @@ async def test_an_answer_in_the_pass_in_which_its_question_ends_is_refused_and_n
         if end == "time":
             await trio.sleep(4.9)
             run = handler._run
-            run.waits.open[0]._wake()  # as the run's timer does
+            run.waits.open[0].wake()  # as the run's timer does
         elif end == "cancel_step":
             handler.cancel_step("ask")
         else:
