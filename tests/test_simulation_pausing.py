@@ -1,7 +1,7 @@
 """Random runs that are paused, written down and resumed at random moments: nothing is lost, nothing is done twice.
 
 Environment:
-    BLAZEN_SIMULATION_SEEDS: how many seeds are tried; 500 if it is not set.
+    BLAZEN_SIMULATION_SEEDS: how many seeds are tried; 200 if it is not set.
     BLAZEN_SIMULATION_FIRST: the first of them; 0 if it is not set.
     BLAZEN_SIMULATION_SEED: this one alone, to replay a failure.
 """
@@ -23,7 +23,7 @@ def seeds() -> Sequence[int]:
     if os.environ.get("BLAZEN_SIMULATION_SEED"):
         return [int(os.environ["BLAZEN_SIMULATION_SEED"])]
     first = int(os.environ.get("BLAZEN_SIMULATION_FIRST") or 0)
-    return range(first, first + int(os.environ.get("BLAZEN_SIMULATION_SEEDS") or 500))
+    return range(first, first + int(os.environ.get("BLAZEN_SIMULATION_SEEDS") or 200))
 
 
 def blocks() -> list[Sequence[int]]:
