@@ -117,7 +117,8 @@ async def _try(data: bytes) -> str:
                 await handler.result()
         except BlazenError as error:
             # A run may fail in its steps or for lack of work; that the engine itself breaks is another thing.
-            assert "the engine could not go on" not in str(error), error
+            if "the engine could not go on" in str(error):
+                return f"broken: {error}"
         return "resumed"
     return "hung"
 
@@ -158,17 +159,49 @@ def test_flipped_cut_and_repeated_bytes(dice: random.Random) -> None:
             content[place:place] = content[place : place + dice.randint(1, 8)]
         else:
             del content[place:]
-    assert outcome({**sections, name: bytes(content)}) != "hung"
+    assert outcome({**sections, name: bytes(content)}) in ("refused", "resumed")
 
 
 WRONG: list[Any] = [
-    None, True, -1, 0, 1, 2**31, 2**62, 2**64, 2**200, 0.0, -1.0, float("nan"), float("inf"), "", "work", "x", b"", (), [],
-    {}, (1, 2, 3), ["a"], {1: 2}, Go(7), StopEvent(), InputRequestEvent("i"), StartEvent({}), ("work", None, {1: Go(1)}),
-    [("work", None, {1: Go(1)})], [("work", [], {})], {"a": "b"}, (("x", False, 1, False, 2.0),),
-    ("builtins.SystemExit", "m", (), None), ("builtins.ExceptionGroup", "m", (), None),
-    ("blazen.errors.ProviderError", "m", (), {"kind": "k", "bad": 1}), ("blazen.errors.BlazenError", "m", (), {}),
-    StateValue.json(1), frozenset([1]),
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2**31,
+    2**62,
+    2**64,
+    2**200,
+    0.0,
+    -1.0,
+    float("nan"),
+    float("inf"),
+    "",
+    "work",
+    "x",
+    b"",
+    (),
+    [],
+    {},
+    (1, 2, 3),
+    ["a"],
+    {1: 2},
+    Go(7),
+    StopEvent(),
+    InputRequestEvent("i"),
+    StartEvent({}),
+    ("work", None, {1: Go(1)}),
+    [("work", None, {1: Go(1)})],
+    [("work", [], {})],
+    {"a": "b"},
+    (("x", False, 1, False, 2.0),),
+    ("builtins.SystemExit", "m", (), None),
+    ("builtins.ExceptionGroup", "m", (), None),
+    ("blazen.errors.ProviderError", "m", (), {"kind": "k", "bad": 1}),
+    ("blazen.errors.BlazenError", "m", (), {}),
+    StateValue.json(1),
+    frozenset([1]),
+]
 
 
 def _exchanged(value: Any, dice: random.Random, depth: int = 0) -> Any:
@@ -208,7 +241,7 @@ def test_parts_exchanged_for_others(dice: random.Random) -> None:
         ).encode()
     else:
         changed = codec.encode(_exchanged(codec.decode(sections[name], classes=classes), dice), classes=classes)
-    assert outcome({**sections, name: changed}) != "hung"
+    assert outcome({**sections, name: changed}) in ("refused", "resumed")
 
 
 @pytest.mark.parametrize("name", ["run", "state", "session"])

@@ -728,9 +728,9 @@ cdef class RunCore:
             for limit in self._limits:
                 if limit is not None and limit.backlog is not None:
                     held_back.extend([(item, seq, steps[route]) for item, seq, route in limit.backlog.entries()])
+        queued = [entry for entry in queued if entry[0] is not None]  # None: a limited step has room again
         again = [entry for entry in queued if type(entry[0]) is Context]
-        # An item that is None only says that a limited step has room again.
-        return again + held_back + [entry for entry in queued if entry[0] is not None and type(entry[0]) is not Context]
+        return again + held_back + [entry for entry in queued if type(entry[0]) is not Context]
 
     def joins(self):
         """The gatherings of `collect_events`, as `(step, key, {number: event})`."""
