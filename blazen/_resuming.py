@@ -302,6 +302,10 @@ def _context(run: Run, step: StepInfo, one: Attempt) -> Context | None:
         for call in one.calls:
             entry = Entry(call.request_id)
             entry.left = call.left
+            if call.request_id is not None:
+                entry.what = InputRequestEvent.event_type
+            elif isinstance(call.value, Event):
+                entry.what = call.value.event_type
             if call.answered:
                 entry.value, entry.checked = call.value, call.checked
             replay.entries.append(entry)
