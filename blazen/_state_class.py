@@ -125,7 +125,7 @@ class StateLayout:
         for name, value in values.items():
             object.__setattr__(state, name, value)
         if getattr(self.cls, "restore", None) is not None:
-            where = "made of a pickle or copy" if key is None else f"under the key {key!r}"
+            where = "made of a pickle or copy, or inside another value" if key is None else f"under the key {key!r}"
             try:
                 result = state.restore()
             except Exception as error:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, dataclass_trans
 
 import msgspec
 
+from blazen._core.codec import ClassTable, register_extension
 from blazen._core.state import StateStore, configure_states
 from blazen._state_class import check_class, layout_of
 from blazen.errors import ValidationError
@@ -108,6 +109,62 @@ def _rebuild(cls: type[BlazenState], values: dict[str, object]) -> BlazenState:
 
 
 configure_states(BlazenState, layout_of)
+
+
+# --- a state inside a list or another value, which has no key and is written as one value
+
+
+def _written(state: BlazenState, classes: ClassTable) -> tuple[object, ...]:
+    """The name of the class, the names of the fields, and their values: in one tuple, so as not to nest deeper."""
+    cls = type(state)
+    layout = layout_of(cls)
+    if layout.store_by:
+        raise ValidationError(
+            f"its field {next(iter(layout.store_by))!r} has a field store, which needs a key: store it under a key of "
+            "its own"
+        )
+    if find_state_class(cls.state_type, classes.types) is not cls:
+        raise ValidationError(
+            f"{cls.state_type!r} is the name of another class by now; name the class in Workflow(types=[...])"
+        )
+    names = layout.set_names(state)
+    return (cls.state_type, names, *(getattr(state, name) for name in names))
+
+
+def _described(contents: object) -> tuple[str, tuple[str, ...], tuple[object, ...]]:
+    """Take apart what `_written` has put together.
+
+    Raises:
+        ValidationError: It is something else.
+    """
+    if type(contents) is tuple and len(contents) >= 2:
+        state_type, names, *values = contents
+        if (
+            type(state_type) is str
+            and type(names) is tuple
+            and len(names) == len(values)
+            and all(type(name) is str and name.isidentifier() for name in names)
+            and len(set(names)) == len(names)
+        ):
+            return state_type, names, tuple(values)
+    raise ValidationError("what was written of a BlazenState is damaged")
+
+
+def _read(contents: object, classes: ClassTable) -> BlazenState:
+    state_type, names, values = _described(contents)
+    layout = layout_of(find_state_class(state_type, classes.types))
+    for name in names:
+        if name in layout.transient:
+            raise ValidationError(f"{name!r} was written, and is a transient field of {state_type} by now")
+        if name.startswith("__") and name.endswith("__") and name not in layout.declared_names:
+            raise ValidationError(f"{name!r} was written, and cannot be a field of {state_type}")
+    if layout.store_by:
+        raise ValidationError(f"{state_type} has a field store by now, and can no longer be part of another value")
+    state: BlazenState = layout.build(None, dict(zip(names, values, strict=True)))
+    return state
+
+
+register_extension(0x60, BlazenState, _written, _read, _described)
 
 
 class FieldStore(Protocol):

@@ -749,8 +749,9 @@ def test_an_extension_is_written_as_other_values() -> None:
         "from blazen._core.codec import decode, encode, register_extension\n"
         "class Box:\n    def __init__(self, held): self.held = held\n"
         "class SubBox(Box): pass\n"
-        "register_extension(0x60, Box, lambda box: (type(box).__name__, box.held),\n"
-        "    lambda parts, classes: {'Box': Box, 'SubBox': SubBox}[parts[0]](parts[1]))\n"
+        "register_extension(0x60, Box, lambda box, classes: (type(box).__name__, box.held),\n"
+        "    lambda parts, classes: {'Box': Box, 'SubBox': SubBox}[parts[0]](parts[1]),\n"
+        "    lambda parts: (parts[0], ('held',), parts[1:]))\n"
         "shared = SubBox([1])\n"
         "back = decode(encode([Box(2), shared, shared]))\n"
         "assert type(back[0]) is Box and back[0].held == 2\n"
@@ -759,7 +760,13 @@ def test_an_extension_is_written_as_other_values() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=HERE.parent, check=True)
     for tag in (0x5F, 0x80):
         with pytest.raises(ValidationError, match="the tag of an extension"):
-            register_extension(tag, Celsius, lambda value: value.degrees, lambda parts, classes: Celsius(parts))
+            register_extension(
+                tag,
+                Celsius,
+                lambda value, classes: value.degrees,
+                lambda parts, classes: Celsius(parts),
+                lambda parts: ("Celsius", ("degrees",), (parts,)),
+            )
 
 
 # Bytes that are no value

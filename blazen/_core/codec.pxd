@@ -51,6 +51,7 @@ cdef class Decoder:
         ClassTable _classes
         dict _readers                       # number of a class -> its ClassReader
         bint _trust_native
+        bint _describing                    # instances become `Described`
         list _texts
         list _objects
         list _heights                       # of `_objects`

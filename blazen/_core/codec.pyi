@@ -3,7 +3,7 @@ from typing import Any, TypeVar, final
 
 from blazen._core.codec_classes import ClassTable
 
-__all__ = ["ClassTable", "UnopenedNative", "decode", "encode", "register_extension"]
+__all__ = ["ClassTable", "Described", "UnopenedNative", "decode", "describe", "encode", "register_extension"]
 
 _T = TypeVar("_T")
 
@@ -15,6 +15,16 @@ class UnopenedNative:
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
 
+@final
+class Described:
+    @property
+    def name(self) -> str: ...
+    @property
+    def fields(self) -> tuple[str, ...]: ...
+    @property
+    def values(self) -> tuple[Any, ...]: ...
+    def __init__(self, name: str, fields: tuple[str, ...], values: tuple[object, ...]) -> None: ...
+
 def encode(value: object, *, classes: ClassTable | Iterable[type] = ()) -> bytes: ...
 def decode(
     data: bytes | bytearray | memoryview,
@@ -22,6 +32,11 @@ def decode(
     classes: ClassTable | Iterable[type] = (),
     trust_native: bool = False,
 ) -> Any: ...
+def describe(data: bytes | bytearray | memoryview) -> Any: ...
 def register_extension(
-    tag: int, base: type[_T], write: Callable[[_T], object], read: Callable[[Any, ClassTable], _T]
+    tag: int,
+    base: type[_T],
+    write: Callable[[_T, ClassTable], object],
+    read: Callable[[Any, ClassTable], _T],
+    describe: Callable[[Any], tuple[str, tuple[str, ...], tuple[object, ...]]],
 ) -> None: ...

@@ -60,31 +60,33 @@ cdef enum:
     # Containers in one key: without references, some values could be written for ever.
     MOST_IN_KEY = 1000000
 
-__all__ = ["ClassTable", "UnopenedNative", "decode", "encode", "register_extension"]
+__all__ = ["ClassTable", "Described", "UnopenedNative", "decode", "describe", "encode", "register_extension"]
 
 globals()["ClassTable"] = _ClassTable
 
-cdef list extensions = []                   # of (tag, base class, write, read)
+cdef list extensions = []                   # of (tag, base class, write, read, describe)
 
 
-def register_extension(tag, base, write, read):
+def register_extension(tag, base, write, read, describe):
     """Let the codec write instances of `base` and its subclasses as other storable values. Meant for blazen itself.
 
     Args:
         tag: The first byte of such a value, 0x60 to 0x7f; part of the format, so it never changes.
         base: The class; instances of its subclasses are written in the same way.
-        write: ``write(value)`` gives the contents, any storable value.
-        read: ``read(contents, classes)`` gives the value back, or raises; `classes` is the `ClassTable` of the call.
+        write: ``write(value, classes)`` gives the contents, any storable value, or raises; `classes` is the
+            `ClassTable` of the call.
+        read: ``read(contents, classes)`` gives the value back, or raises.
+        describe: ``describe(contents)`` gives, or raises, what `Described` is made of.
     Raises:
         ValidationError: `tag` is out of range, or it or `base` is registered already.
     """
     from blazen.errors import ValidationError
     if not TAG_FIRST_EXTENSION <= tag <= TAG_LAST_EXTENSION:
         raise ValidationError(f"the tag of an extension is 0x60 to 0x7f, not 0x{tag:02x}")
-    for taken, registered, _, _ in extensions:
+    for taken, registered, _, _, _ in extensions:
         if taken == tag or registered is base:
             raise ValidationError(f"tag 0x{taken:02x} is registered for {type_name(registered)} already")
-    extensions.append((tag, base, write, read))
+    extensions.append((tag, base, write, read, describe))
 
 
 @cython.final
@@ -117,6 +119,33 @@ cdef class UnopenedNative:
 
     def __reduce__(self):
         return UnopenedNative, (self.data,)
+
+
+@cython.final
+cdef class Described:
+    """An instance of some class, told by names: what `describe` gives instead of the instance.
+
+    It is compared and hashed by identity, so it can be a key whatever it holds.
+
+    Attributes:
+        name: What the class is called: an event's type; otherwise module and qualified name.
+        fields: The names of the fields, as they were written.
+        values: Their values.
+    """
+
+    cdef readonly str name
+    cdef readonly tuple fields
+    cdef readonly tuple values
+
+    def __init__(self, name, fields, values):
+        if type(name) is not str or type(fields) is not tuple or type(values) is not tuple:
+            raise TypeError("Described takes a str and two tuples")
+        if len(fields) != len(values) or any([type(field) is not str for field in fields]):
+            raise ValueError("Described takes a str as the name of each value")
+        self.name, self.fields, self.values = name, fields, values
+
+    def __repr__(self):
+        return f"<Described {self.name}, {len(self.fields)} fields>"
 
 
 @cython.final
@@ -240,7 +269,7 @@ cdef class Encoder:
         if entry is not None:
             return self._write_container(value, entry, depth)
         for extension in extensions:
-            if PyType_IsSubtype(kind, <PyTypeObject *>extension[1]):
+            if PyType_IsSubtype(kind, <PyTypeObject *>(<tuple>extension)[1]):
                 return self._write_container(value, extension, depth)
         return self._write_leaf(value)
 
@@ -521,7 +550,7 @@ cdef class Encoder:
         cdef int height
         put_byte(self._out, extension[0])
         try:
-            contents = extension[2](value)
+            contents = extension[2](value, self._classes)
         except Exception as error:
             return self._refuse(f"(a {type_name(type(value))}) cannot be written: {error}", error)
         height = self._write(contents, depth + 1)
@@ -542,7 +571,7 @@ cdef class Decoder:
         if version != FORMAT_VERSION:
             what = "by a newer blazen" if version > FORMAT_VERSION else "by something else"
             data.fail(0, f"it has format version {version}, written {what}; this one reads version {FORMAT_VERSION}")
-        self._readers = self._classes.take_used(data)
+        self._readers = self._classes.take_used(data, self._describing)
         value = self._read(0)
         if data.at != data.size:
             data.fail(data.at, f"the value ends here, and {data.size - data.at} bytes follow")
@@ -802,7 +831,8 @@ cdef class Decoder:
             data.fail(start, f"the class number {number} is not given at the beginning")
         if len(reader.names) > data.size - data.at - data.owed:
             data.truncated("the fields of an instance", len(reader.names))
-        return reader.make(self._tuple(len(reader.names), depth))
+        values = self._tuple(len(reader.names), depth)
+        return Described(reader.title, reader.names, values) if self._describing else reader.make(values)
 
     cdef object _held_bytes(self, int tag):
         cdef Input data = self._in
@@ -828,7 +858,9 @@ cdef class Decoder:
             return StateValue.json(self._read(depth + 1))
         if tag == TAG_HELD_VALUE:
             return new_state_value("value", self._read(depth + 1))
-        for known, _, _, read in extensions:
+        for known, _, _, read, describing in extensions:
+            if known == tag and self._describing:
+                return Described(*describing(self._read(depth + 1)))
             if known == tag:
                 return read(self._read(depth + 1), self._classes)
         self._in.fail(self._in.at - 1, f"no value begins with the byte 0x{tag:02x}")
@@ -870,10 +902,29 @@ def decode(data, *, classes=(), trust_native=False):
             message says what is wrong at which byte.
     """
     cdef Decoder decoder = Decoder.__new__(Decoder)
-    cdef Input source
     decoder._classes = table_of(classes)
     decoder._trust_native = trust_native is True
-    source = Input.__new__(Input, data)
+    return _decoded(decoder, data)
+
+
+def describe(data):
+    """Return the value that `encode` has written, for somebody who has none of its classes and only wants to look.
+
+    As `decode`, but each instance of a class comes back as a `Described`, and no pickle is opened.
+
+    Args:
+        data: As of `decode`.
+    Raises:
+        ValidationError: `data` is no such value, or of another version; the message says what is wrong at which byte.
+    """
+    cdef Decoder decoder = Decoder.__new__(Decoder)
+    decoder._classes = table_of(())
+    decoder._describing = True
+    return _decoded(decoder, data)
+
+
+cdef object _decoded(Decoder decoder, object data):
+    cdef Input source = Input.__new__(Input, data)
     decoder._in = source
     try:
         return decoder.decoded()

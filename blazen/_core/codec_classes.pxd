@@ -27,14 +27,15 @@ cdef class ClassTable:
         dict _by_last_name                  # qualified name -> entries of classes that are no events
     cdef ClassEntry entry_of(self, object cls)
     cdef int put_used(self, Output out, set used) except -1
-    cdef dict take_used(self, Input data)
-    cdef ClassReader _take_class(self, Input data, Py_ssize_t start)
+    cdef dict take_used(self, Input data, bint describing)
+    cdef ClassReader _take_class(self, Input data, Py_ssize_t start, bint describing)
     cdef ClassEntry _moved(self, Input data, Py_ssize_t start, int kind, str group, str name)
 
 
 cdef class ClassReader:
     cdef:
-        ClassEntry entry
+        ClassEntry entry                    # None where it is only to be described
+        str title                           # what it is called then
         tuple names                         # the fields as they were written, in order
         list absent                         # (name, function that gives its value) of fields that were not written
     cdef object make(self, tuple values)

@@ -15,7 +15,7 @@ from libc.stdint cimport uint64_t
 from blazen._core.codec_bytes cimport (
     Input, Output, put_byte, put_name, put_varint, take_byte, take_count, take_name, take_varint
 )
-from blazen._core.storable_types cimport field_names
+from blazen._core.storable_types cimport field_names, is_state_class
 
 from blazen._core.storable_types import check_types
 
@@ -128,7 +128,8 @@ cdef class ClassTable:
             raise TypeError("a ClassTable is made once")
         self._by_address, self._by_name, self._by_last_name = {}, {}, {}
         members = check_types(classes)
-        cdef list entries = [_entry_for(cls, events) for cls in members]
+        # A BlazenState has a way of its own, which knows its transient fields.
+        cdef list entries = [_entry_for(cls, events) for cls in members if not is_state_class(cls)]
         cdef list event_classes = []
         entries.sort(key=_order_of_entry)
         for number, entry in enumerate(entries):
@@ -169,8 +170,8 @@ cdef class ClassTable:
                 put_name(out, name)
         return 0
 
-    cdef dict take_used(self, Input data):
-        """What `put_used` wrote: a reader for each number."""
+    cdef dict take_used(self, Input data, bint describing):
+        """What `put_used` wrote: a reader for each number, of a class that is here unless it is only described."""
         cdef dict readers = {}
         cdef Py_ssize_t count = take_count(data, 5, "the classes")
         cdef Py_ssize_t start
@@ -180,10 +181,10 @@ cdef class ClassTable:
             take_varint(data, &number)
             if number in readers:
                 data.fail(start, f"the class number {number} is given twice")
-            readers[number] = self._take_class(data, start)
+            readers[number] = self._take_class(data, start, describing)
         return readers
 
-    cdef ClassReader _take_class(self, Input data, Py_ssize_t start):
+    cdef ClassReader _take_class(self, Input data, Py_ssize_t start, bint describing):
         cdef int kind = take_byte(data)
         cdef str group, name
         cdef ClassEntry entry
@@ -193,13 +194,14 @@ cdef class ClassTable:
             data.fail(data.at - 1, f"no kind of class has the number {kind}")
         group = take_name(data, "the name of a class")
         name = take_name(data, "the name of a class")
-        entry = self._by_name.get((kind == IS_EVENT, group, name))
-        if entry is None:
-            entry = self._moved(data, start, kind, group, name)
+        if not describing:
+            entry = self._by_name.get((kind == IS_EVENT, group, name))
+            if entry is None:
+                entry = self._moved(data, start, kind, group, name)
         count = take_count(data, 1, "the fields of a class")
         for _ in range(count):
             names.append(take_name(data, "the name of a field"))
-        return _reader(data, start, entry, tuple(names))
+        return _describing_reader(kind, group, name, names) if describing else _reader(data, start, entry, tuple(names))
 
     cdef ClassEntry _moved(self, Input data, Py_ssize_t start, int kind, str group, str name):
         """The class that has another module now: allowed if it is the only one of its name."""
@@ -220,6 +222,16 @@ cdef str _shown_name(ClassEntry entry):
     if entry.is_event:
         return f"{entry.group!r}" + (f" (class {entry.name})" if entry.name else "")
     return f"{entry.group}.{entry.name}"
+
+
+cdef ClassReader _describing_reader(int kind, str group, str name, list names):
+    cdef ClassReader reader = ClassReader.__new__(ClassReader)
+    if kind == IS_EVENT:
+        reader.title = f"{group} ({name})" if name else group
+    else:
+        reader.title = f"{group}.{name}"
+    reader.names = tuple(names)
+    return reader
 
 
 cdef ClassReader _reader(Input data, Py_ssize_t start, ClassEntry entry, tuple names):

@@ -26,6 +26,7 @@ cdef inline bint is_builtin_container(object value) noexcept:
 cdef bint is_storable_leaf(object value) except -1     # needs no walk; False says nothing yet
 cdef str leaf_problem(object value)                     # None: storable
 cdef bint is_state(object value) noexcept               # a BlazenState
+cdef bint is_state_class(object cls) noexcept
 cdef object layout_of(object cls)                       # what blazen.state knows of a BlazenState class
 cdef tuple field_names(object cls)                      # None: `cls` declares no fields
 cdef bint is_among(object cls, object classes) except -1

@@ -72,6 +72,10 @@ cdef bint is_state(object value) noexcept:
     return state_base is not None and PyType_IsSubtype(Py_TYPE(value), <PyTypeObject *>state_base)
 
 
+cdef bint is_state_class(object cls) noexcept:
+    return state_base is not None and PyType_IsSubtype(<PyTypeObject *>cls, <PyTypeObject *>state_base)
+
+
 cdef object layout_of(object cls):
     return find_layout(cls)
 
