@@ -87,6 +87,19 @@ class Snapshot:
         """
         return sealed.seal(self._sections, key)
 
+    def to_json(self) -> str:
+        """Everything that is in the snapshot as JSON, for people: indented, in the sections meta, run, state, session.
+
+        Needs none of the workflow's classes, and opens no pickle. What JSON has not is an object with a key that begins
+        with ``$``, such as ``{"$tuple": [1, 2]}``; of arrays the first 100 elements are shown. Nothing reads it back.
+
+        Raises:
+            ValidationError: What is in a section is damaged; the message says in which, and how.
+        """
+        from blazen._snapshot_json import to_json
+
+        return to_json(self._meta, self._sections)
+
     @classmethod
     def from_bytes(
         cls, data: bytes | bytearray | memoryview, *, key: bytes | None = None, trust_native: bool = False
