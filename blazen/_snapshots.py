@@ -113,7 +113,7 @@ def take(run: Run, *, version: str, policy: str, types: Iterable[type], classes:
         packed = pack(run.session, policy)
     except ValidationError as error:
         raise ValidationError(f"{where} {error}", path=error.path) from error
-    values = dict(run.state.written())
+    values = run.state.written()
     return Snapshot(
         {
             "meta": msgspec.json.encode(meta),

@@ -66,6 +66,7 @@ class Workflow(Generic[Out]):
     """
 
     __slots__ = (
+        "_classes",
         "_cleanup_grace",
         "_events",
         "_graph",
@@ -148,6 +149,7 @@ class Workflow(Generic[Out]):
         self._events = _KNOWN_EVENTS.union(self._graph.event_classes.values())
         self._guarded = False
         self._record = False
+        self._classes: Any = None
 
     @property
     def name(self) -> str:
@@ -313,9 +315,11 @@ class Workflow(Generic[Out]):
         )
 
     def _class_table(self) -> Any:
-        from blazen._core.codec import ClassTable
+        if self._classes is None:
+            from blazen._core.codec import ClassTable
 
-        return ClassTable({*self._types, *self._events})
+            self._classes = ClassTable({*self._types, *self._events})
+        return self._classes
 
     def _start(self, input: Any, fields: dict[str, Any]) -> Event:
         if fields:

@@ -9,9 +9,22 @@ import pytest
 import trio
 import trio.testing
 
-from blazen import BlazenState, CallbackFieldStore, Context, Event, Snapshot, StartEvent, StopEvent, Workflow, step
+from blazen import (
+    BlazenState,
+    CallbackFieldStore,
+    Context,
+    Event,
+    Snapshot,
+    StartEvent,
+    StateValue,
+    StopEvent,
+    Workflow,
+    step,
+)
 from blazen._core.codec import Described, decode, describe, encode
+from blazen._core.state import StateStore
 from blazen.errors import ValidationError
+from blazen.state import put_back, stored_states
 
 
 class Connection(BlazenState):
@@ -165,3 +178,34 @@ async def test_states_in_a_list_survive_a_snapshot(autojump_clock: Any) -> None:
         data = (await handler.snapshot()).to_bytes()
     async with workflow.resume(Snapshot.from_bytes(data)) as handler:
         assert (await handler.result()).result == ["to here", "to there"]
+
+
+def test_what_a_snapshot_writes_of_a_store_is_put_back_as_it_was() -> None:
+    store = StateStore()
+    store.update({"plain": [1], "none": None, "held": StateValue.json([2])})
+    store.set_value("native", StateValue.native(object))
+    store.set("pair", Pair(1, made()))
+    written = store.written()
+    assert list(written) == [
+        "plain",
+        "none",
+        "held",
+        "native",
+        "pair.first",
+        "pair.second.host",
+        "pair.second.port",
+    ]
+    again = StateStore()
+    for state in stored_states(store):
+        put_back(again, state)
+    again.put_back(written)
+    assert again.get("pair").second.port == 80
+    assert again.get_value("native") == StateValue.native(object)
+    assert again.written() == written
+    assert again.get("plain") is store.get("plain")
+
+
+@pytest.mark.parametrize("key", ["", 5, (1,)])
+def test_a_key_that_is_none_is_refused_when_it_is_put_back(key: Any) -> None:
+    with pytest.raises(ValidationError, match="a state key"):
+        StateStore().put_back({key: 1})
