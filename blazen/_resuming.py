@@ -278,11 +278,7 @@ def prepare(run: Run, plan: Plan, types: Iterable[type]) -> Callable[[], None]:
     try:
         for state in plan.states:
             put_back(run.state, state, types)
-        for key, value in plan.values.items():
-            if isinstance(value, StateValue):
-                run.state.set_value(key, value)
-            else:
-                run.state.set(key, value)
+        run.state.put_back(plan.values)
         steps = run.router.steps
         attempts = [(one, _context(run, steps[plan.steps[one.step]], one)) for one in plan.attempts]
     except (ValidationError, WorkflowError) as error:

@@ -37,7 +37,7 @@ _NAME = 200  # characters of a name of a class or field, which stands before eac
 _BITS = 2000  # of a number; Python and others refuse to read much longer ones
 
 _ATTEMPT = ("step", "seq", "event", "attempt", "handling", "error", "left", "joined", "calls")
-_CALL = ("request_id", "answered", "value", "question")
+_CALL = ("request_id", "answered", "value", "checked", "left")
 _JOIN = ("step", "key", "events")
 _USAGE = ("input_tokens", "output_tokens", "cost_usd")
 _TYPED = ("key", "class", "fields", "elsewhere")

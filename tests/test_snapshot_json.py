@@ -296,8 +296,10 @@ async def test_another_process_shows_a_run_without_any_of_its_classes(autojump_c
     assert (attempt["step"], attempt["attempt"]) == ("check", 1)
     assert attempt["event"] == {"$class": "Order", "item": "bolt", "amount": 1}
     (call,) = attempt["calls"]
-    assert call["question"]["prompt"] == "really?"
     assert call["answered"] is False
+    (question,) = found["run"]["questions"]
+    assert question["prompt"] == "really?"
+    assert question["request_id"] == call["request_id"]
     assert found["run"]["usage"] == {"input_tokens": 3, "output_tokens": 0, "cost_usd": 0.0}
     assert found["run"]["sent_keys"] == [{"$tuple": ["order", 1]}]
     assert found["state"]["typed"] == [
