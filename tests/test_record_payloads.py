@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import math
 from typing import Any
@@ -11,8 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded_runs import Loaded, record_of
 
-from blazen import StartEvent, StopEvent, step
-from blazen.engine.payloads import LIMIT, payload
+from blazen import Event, StartEvent, StopEvent, step
+from blazen.engine.payloads import LIMIT, payload, payload_of_plain, short_text
+
+
+class Reading(Event):
+    value: Any
+    on: bool = True
+    note: str | None = None
+
+
+class Shout(str):
+    __slots__ = ()
+
+
+class Interrupts:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
 
 
 class Untellable:
@@ -50,6 +66,27 @@ def test_what_json_can_say_is_kept_as_it_is(value: Any) -> None:
 def test_what_json_cannot_say_is_described_with_its_type(value: Any, kind: str, text: str) -> None:
     found = payload(Loaded(value))["value"]
     assert (found["$blazen"], found["type"], found["repr"]) == ("repr", kind, text)
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 7, -(2**53) + 1, 1.5, "plain", 2**53, math.nan, "é", "x" * 2000, [1], b"\x00"]
+)
+def test_an_event_of_plain_fields_gives_the_same_payload_by_the_short_way(value: Any) -> None:
+    assert payload_of_plain(Reading(value)) == payload(Reading(value))
+
+
+def test_dates_and_subclasses_of_str_are_said_as_text() -> None:
+    assert payload([dt.date(2026, 2, 3), Shout("hey")]) == ["2026-02-03", "hey"]
+
+
+def test_ctrl_c_while_a_value_is_looked_at_is_not_taken_for_the_values_own_error() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        payload(Interrupts())
+
+
+def test_a_long_text_keeps_its_begin_and_its_end() -> None:
+    assert short_text("a" * 50 + "b" * 50, 20) == "aaaaaaaaaa\n... 80 characters left out ...\nbbbbbbbbbb"
+    assert short_text("\udc80", 20) == "\\udc80"
 
 
 def test_an_int_too_long_to_be_written_is_described() -> None:
