@@ -378,6 +378,11 @@ def _matcher(
             raise ValidationError(f"{call}: {cls.__name__} has no field {unknown[0]!r}")
     condition: Any = where
 
+    whose = f"step {ctx.step_name!r} of workflow {run.router.workflow!r}"
+
+    def failed(message: str) -> WorkflowError:
+        return WorkflowError(message, step=ctx.step_name, event_type=name, run_id=run.run_id)
+
     def matches(event: Event) -> Event | None:
         if not isinstance(event, Event) or event.event_type != name:  # a step may return anything
             return None
@@ -385,13 +390,7 @@ def _matcher(
             try:
                 event = convert(event, cls)
             except ValidationError as exc:
-                raise WorkflowError(
-                    f"step {ctx.step_name!r} of workflow {run.router.workflow!r} waits for {name!r} and cannot take "
-                    f"the one that came: {exc}",
-                    step=ctx.step_name,
-                    event_type=name,
-                    run_id=run.run_id,
-                ) from exc
+                raise failed(f"{whose} waits for {name!r} and cannot take the one that came: {exc}") from exc
         data = event.data if isinstance(event, DynamicEvent) else None
         for field, wanted in fields.items():
             value = getattr(event, field) if data is None else data.get(field, _NOTHING)
@@ -399,25 +398,17 @@ def _matcher(
                 if value is not wanted and value != wanted:
                     return None
             except Exception as exc:  # as of NumPy arrays, which do not say yes or no
-                raise WorkflowError(
-                    f"wait_for_event in step {ctx.step_name!r} of workflow {run.router.workflow!r} could not compare "
-                    f"the field {field!r} of an event {name!r} ({type(exc).__name__}: {exc}); say with where= which "
-                    "event it waits for",
-                    step=ctx.step_name,
-                    event_type=name,
-                    run_id=run.run_id,
+                raise failed(
+                    f"wait_for_event in {whose} could not compare the field {field!r} of an event {name!r} "
+                    f"({type(exc).__name__}: {exc}); say with where= which event it waits for"
                 ) from exc
         if condition is not None:
             try:
                 if not condition(event):
                     return None
             except Exception as exc:
-                raise WorkflowError(
-                    f"where= of wait_for_event in step {ctx.step_name!r} of workflow {run.router.workflow!r} failed on "
-                    f"an event {name!r}: {type(exc).__name__}: {exc}",
-                    step=ctx.step_name,
-                    event_type=name,
-                    run_id=run.run_id,
+                raise failed(
+                    f"where= of wait_for_event in {whose} failed on an event {name!r}: {type(exc).__name__}: {exc}"
                 ) from exc
         return event
 
