@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from blazen.engine.result import WorkflowResult
     from blazen.snapshot import Snapshot
     from blazen.state import BlazenState, CallbackFieldStore
+    from blazen.store import CheckpointStore, MemoryStore, SqliteStore
 
 __version__ = "0.1.0"
 
@@ -45,15 +46,18 @@ __all__ = [
     "BlazenError",
     "BlazenState",
     "CallbackFieldStore",
+    "CheckpointStore",
     "Context",
     "DynamicEvent",
     "Event",
     "InputRequestEvent",
     "InputResponseEvent",
+    "MemoryStore",
     "ProgressEvent",
     "Retry",
     "RunHandler",
     "Snapshot",
+    "SqliteStore",
     "StartEvent",
     "StateValue",
     "StepRecord",
@@ -86,6 +90,10 @@ def __getattr__(name: str) -> Any:
         from blazen import state
 
         return getattr(state, name)
+    if name in ("CheckpointStore", "MemoryStore", "SqliteStore"):
+        from blazen import store
+
+        return getattr(store, name)
     from blazen import errors
 
     if name in errors.__all__:

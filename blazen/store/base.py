@@ -1,8 +1,8 @@
 """What a store of runs has to do, and the records that go in and out of it.
 
-A store knows nothing of steps and events. To it a run is a row that names it (`RunInfo`), a `head` and `parts`, which are
-bytes under names, a stream of items that only grows, open questions, and requests that other processes have left for it.
-What the bytes mean is the business of `blazen.durability`.
+A store knows nothing of steps and events. To it a run is a row that names it (`RunInfo`), a `head` and `parts`, which
+are bytes under names, a stream of items that only grows, open questions, and requests that other processes have left
+for it. What the bytes mean is the business of `blazen.durability`.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
         state: What `handler.state` was at the last commit. A run that is `"running"` and not `live` was interrupted.
         created: When it was first committed: seconds since 1970, UTC.
         updated: When it was last committed, likewise.
-        due: When it has something to do again although nobody asks: the end of a time limit or of a wait before a retry;
-            likewise. None if there is no such moment.
+        due: When it has something to do again although nobody asks: the end of a time limit or of a wait before a
+            retry; likewise. None if there is no such moment.
         fence: How often it has been claimed. Writes with a lower number are refused.
         owned: Whether somebody has claimed it and has not let go of it, alive or dead.
         live: Whether its owner is alive.
@@ -83,8 +83,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
         run_id: Who asks.
         prompt: What is asked, for a person to read.
         asked: When: seconds since 1970, UTC.
-        details: JSON for programs: an object with ``metadata`` and, where the answer must have a type, ``schema``, a JSON
-            schema.
+        details: JSON for programs: an object with ``metadata`` and, where the answer must have a type, ``schema``, a
+            JSON schema.
     """
 
     request_id: str
@@ -154,13 +154,14 @@ class Commit(msgspec.Struct, kw_only=True):
         new: Given with the first commit of a run, and only then.
         clear: Drop all parts, before `put`.
         put: Parts to write, by name; one that is there is replaced.
-        drop: Names of parts to remove; one that is not there is left alone.
+        drop: Names of parts to remove, after `put`; one that is not there is left alone.
         stream: Items to append to the stream.
-        asked: Questions that are open from now on.
-        answered: Ids of questions that no longer are.
-        taken: Numbers of requests that have taken effect; they are removed.
-        refused: Numbers of requests that the run cannot take, and why. A question whose answer is refused may be answered
-            again if it is still open.
+        asked: Questions that are open from now on; one that is open already is replaced.
+        answered: Ids of questions that no longer are, after `asked`.
+        taken: Numbers of requests that have taken effect; they are removed. The key of one is remembered as long as the
+            run is kept (see `CheckpointStore.request`).
+        refused: Numbers of requests that the run cannot take, and why. A question whose answer is refused may be
+            answered again if it is still open.
         result: See `RunInfo.result`; with a `state` that is an end.
         error: See `RunInfo.error`, likewise.
         release: Let go of the run: others may claim it.
@@ -237,11 +238,11 @@ class CheckpointStore(abc.ABC):
     def submit(self, commit: Commit, done: Done) -> None:
         """Write a commit; `done(None)` says that it is there to stay, `done(error)` that nothing of it took effect.
 
-        Never waits. `done` is called exactly once, from any thread, also before `submit` returns. Whoever submits has at
-        most one commit of a run under way.
+        Never waits. `done` is called exactly once, from any thread, also before `submit` returns. Whoever submits has
+        at most one commit of a run under way.
 
-        The error is an `OwnershipLost` when the run has a later claim or none of this number; an `OnCommitFailed`; for a
-        new run a `PersistError` when there is one of its id; else a `PersistError`.
+        The error is an `OwnershipLost` when this store object no longer owns the run under this number; an
+        `OnCommitFailed`; for a new run a `PersistError` when there is one of its id; else a `PersistError`.
         """
 
     @abc.abstractmethod
@@ -325,7 +326,7 @@ class CheckpointStore(abc.ABC):
             run_id: The run; for an answer it may be None: the question's id says whose it is.
             kind: See `Request.kind`.
             key: See `Request.key`. Of two requests of one run and kind with the same key, the second is ignored and the
-                first is returned, except for answers.
+                first is returned, except for answers; without its data if it has taken effect.
             data: See `Request.data`.
         Raises:
             ValidationError: There is no such run, it has ended, there is no such question, or it has been answered.
@@ -340,7 +341,8 @@ class CheckpointStore(abc.ABC):
         """Have `heard` called, from any thread, with requests for a run that this store object owns.
 
         It hears each request once, in order, those that are there already first, and not those that were refused. What
-        this process leaves is heard at once, what others leave within half a second. It is called until `unlisten`.
+        this process leaves is heard at once, what others leave within half a second. It is called until `unlisten`. It
+        may be given before the run is owned. A run has one: another takes its place, and hears all from the start.
         """
 
     @abc.abstractmethod
