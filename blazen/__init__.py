@@ -34,6 +34,7 @@ from blazen.steps import Retry, step
 from blazen.workflow import Workflow, WorkflowBuilder
 
 if TYPE_CHECKING:
+    from blazen.durability.service import Recovered, recover, serve
     from blazen.engine.handler import RunHandler
     from blazen.engine.result import WorkflowResult
     from blazen.snapshot import Snapshot
@@ -54,6 +55,7 @@ __all__ = [
     "InputResponseEvent",
     "MemoryStore",
     "ProgressEvent",
+    "Recovered",
     "Retry",
     "RunHandler",
     "Snapshot",
@@ -68,6 +70,8 @@ __all__ = [
     "WorkflowBuilder",
     "WorkflowResult",
     "errors",
+    "recover",
+    "serve",
     "step",
 ]
 
@@ -94,6 +98,10 @@ def __getattr__(name: str) -> Any:
         from blazen import store
 
         return getattr(store, name)
+    if name in ("Recovered", "recover", "serve"):
+        from blazen.durability import service
+
+        return getattr(service, name)
     from blazen import errors
 
     if name in errors.__all__:

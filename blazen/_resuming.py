@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from blazen.snapshot import Snapshot
 
 _LARGEST = 2**62  # of the engine's counters
-_REMEMBERED = frozenset(("numbered", "attempts", "joins", "questions", "kept", "sent_keys", "usage", "used"))
+_REMEMBERED = frozenset(("numbered", "attempts", "joins", "questions", "kept", "sent_keys", "usage", "used", "once"))
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -65,11 +65,36 @@ def read(
     sections = snapshot.sections
     try:
         remembered = codec.decode(sections["run"], classes=classes, trust_native=trusted)
+        if type(remembered) is dict and "once" not in remembered:  # as of format version 1
+            remembered["once"] = {}
         state = codec.decode(sections["state"], classes=classes, trust_native=trusted)
-        packed = _packed(codec.decode(sections["session"]))
+        packed = codec.decode(sections["session"])
+    except ValidationError as error:
+        raise ValidationError(f"{where} {error}", path=error.path) from error
+    return plan(remembered, state, packed, graph, where=where, trust_native=trusted, session=session)
+
+
+def plan(
+    remembered: Any, state: Any, packed_session: Any, graph: Graph, *, where: str, trust_native: bool, session: bool
+) -> Plan:
+    """Check what was read of a run, and whether it fits a workflow.
+
+    Args:
+        remembered: The content of the section `run`.
+        state: The content of the section `state`.
+        packed_session: The content of the section `session`.
+        graph: Of the workflow.
+        where: Begins each message.
+        trust_native: Whether pickles may be loaded.
+        session: Whether the session that was written is wanted.
+    Raises:
+        ValidationError: As of `read`.
+    """
+    try:
+        packed = _packed(packed_session)
         attempts = _check_remembered(remembered)
         states, values = _check_state(state)
-        if not trusted:
+        if not trust_native:
             _refuse_unopened(remembered, values)
     except ValidationError as error:
         raise ValidationError(f"{where} {error}", path=error.path) from error
@@ -80,7 +105,7 @@ def read(
     if gone:
         raise ValidationError(f"{where} step {gone[0]!r} gathers events, and the workflow has no such step any more")
     try:
-        loaded = unpack(packed, trust_native=trusted) if session else {}
+        loaded = unpack(packed, trust_native=trust_native) if session else {}
     except ValidationError as error:
         raise ValidationError(f"{where} {error}", path=error.path) from error
     return Plan(
@@ -162,6 +187,7 @@ def _check_remembered(value: Any) -> tuple[Attempt, ...]:
         _must(type(usage) is tuple and len(usage) == 3, "run", "usage")
         _must(type(usage[0]) is int and type(usage[1]) is int and type(usage[2]) in (int, float), "run", "usage")
     _must(value["used"] is None or _is_seconds(value["used"]), "run", "used")
+    _must(type(value["once"]) is dict, "run", "once")
     return attempts
 
 
@@ -320,8 +346,13 @@ def _restore(run: Run, plan: Plan, attempts: list[tuple[Attempt, Context | None]
         run.sent_keys = set(remembered["sent_keys"])
     if remembered["usage"] is not None:
         run.set_usage(*remembered["usage"])
+    if remembered["once"]:
+        run.once_kept = dict(remembered["once"])
     for question in remembered["questions"]:
-        run.on_ask(question)
+        if run.ledger is None:
+            run.on_ask(question)
+        else:  # the stream of a stored run has it already
+            run.questions[question.request_id] = question
     for event in remembered["kept"]:
         run.keep_for_waits(event)
     if run.timeout is not None:

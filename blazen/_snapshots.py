@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -93,12 +93,14 @@ def take(run: Run, *, version: str, policy: str, types: Iterable[type], classes:
     """
     import time
 
+    from blazen.engine.once import UnderWay
+
     where = f"cannot take a snapshot of run {run.run_id} of workflow {run.router.workflow!r}:"
     meta = Meta(run.router.workflow, version, run.run_id, time.time(), run.state_name)
     attempts = _attempts(run)
     remembered = {
         "numbered": run.numbered,
-        "attempts": [_as_tuple(one) for one in attempts],
+        "attempts": [as_tuple(one) for one in attempts],
         "joins": [(step.name, key, events) for step, key, events in run.joins()],
         "questions": list(run.questions.values()),
         "kept": [] if run.waits is None else list(run.waits.kept),
@@ -106,7 +108,8 @@ def take(run: Run, *, version: str, policy: str, types: Iterable[type], classes:
         "usage": None
         if run.totals is None
         else (run.totals.input_tokens, run.totals.output_tokens, run.totals.cost_usd),
-        "used": _time_used(run),
+        "used": time_used(run),
+        "once": {} if run.once_kept is None else {k: v for k, v in run.once_kept.items() if type(v) is not UnderWay},
     }
     try:
         states = [msgspec.structs.astuple(state) for state in stored_states(run.state, types)]
@@ -137,10 +140,10 @@ def _attempts(run: Run) -> list[Attempt]:
     if run.pause is not None:
         unfinished += run.pause.back
         waiting.update(run.pause.retries)
-    found = [_attempt(ctx, limits) for ctx in sorted(unfinished, key=in_order)]
+    found = [describe_attempt(ctx, limits) for ctx in sorted(unfinished, key=in_order)]
     for item, seq, step in run.queued():
-        found.append(Attempt(step.name, seq, item) if isinstance(item, Event) else _attempt(item, limits))
-    found += [_attempt(ctx, limits, left=max(0.0, left)) for ctx, left in waiting.items()]
+        found.append(Attempt(step.name, seq, item) if isinstance(item, Event) else describe_attempt(item, limits))
+    found += [describe_attempt(ctx, limits, left=max(0.0, left)) for ctx, left in waiting.items()]
     return found
 
 
@@ -154,7 +157,14 @@ def _time_limits(run: Run) -> dict[Entry, float]:
     return limits
 
 
-def _attempt(ctx: Context, limits: dict[Entry, float], left: float | None = None) -> Attempt:
+def describe_attempt(ctx: Context, limits: Mapping[Entry, float], left: float | None = None) -> Attempt:
+    """An attempt that has begun, as it is written.
+
+    Args:
+        ctx: Of the attempt.
+        limits: What is left of the time limits of its calls.
+        left: What is left until it begins again, if it waits for that.
+    """
     calls = ctx.replay.entries if ctx.replay is not None else ()
     return Attempt(
         step=ctx.step.name,
@@ -191,14 +201,14 @@ def _failure(error: BaseException) -> Failure:
     return Failure(name, message, error.args if simple else None, attributes)
 
 
-def _as_tuple(attempt: Attempt) -> tuple[Any, ...]:
+def as_tuple(attempt: Attempt) -> tuple[Any, ...]:
     """An attempt as values that can be written."""
     error = None if attempt.error is None else msgspec.structs.astuple(attempt.error)
     calls = tuple(msgspec.structs.astuple(call) for call in attempt.calls)
     return msgspec.structs.astuple(msgspec.structs.replace(attempt, error=error, calls=calls))
 
 
-def _time_used(run: Run) -> float | None:
+def time_used(run: Run) -> float | None:
     """Seconds that the run's clock has counted; None where it has no timeout."""
     if run.timeout is None:
         return None
@@ -212,7 +222,7 @@ def _encode_run(remembered: dict[str, Any], attempts: list[Attempt], classes: co
     except ValidationError as error:
         for one in attempts:  # whose fault is it?
             try:
-                codec.encode(_as_tuple(one), classes=classes)
+                codec.encode(as_tuple(one), classes=classes)
             except ValidationError as fault:
                 raise ValidationError(
                     f"{where} what step {one.step!r} has to do with an event {one.event.event_type!r} cannot be "

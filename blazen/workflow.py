@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from blazen._core import router as _router
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from blazen.engine.result import WorkflowResult
     from blazen.engine.run import Run
     from blazen.snapshot import Snapshot
+    from blazen.store.base import CheckpointStore
 
 _run.configure_errors(Event, UsageEvent, ValidationError, WorkflowError, CancelledError)
 _router.configure(Event, DynamicEvent, convert, WorkflowError)
@@ -68,6 +70,7 @@ class Workflow(Generic[Out]):
     __slots__ = (
         "_classes",
         "_cleanup_grace",
+        "_durability",
         "_events",
         "_graph",
         "_guarded",
@@ -76,6 +79,7 @@ class Workflow(Generic[Out]):
         "_run_id",
         "_session",
         "_session_policy",
+        "_store",
         "_stream_keep",
         "_timeout",
         "_types",
@@ -150,6 +154,8 @@ class Workflow(Generic[Out]):
         self._guarded = False
         self._record = False
         self._classes: Any = None
+        self._store: CheckpointStore | None = None
+        self._durability: str = "none"
 
     @property
     def name(self) -> str:
@@ -172,6 +178,8 @@ class Workflow(Generic[Out]):
         timeout: float | None = None,
         run_id: str | None = None,
         session: dict[str, object] | None = None,
+        store: CheckpointStore | None = None,
+        durability: Literal["none", "async", "sync"] | None = None,
         cleanup_grace: float | None = None,
         record: bool | None = None,
     ) -> Workflow[Out]:
@@ -181,6 +189,9 @@ class Workflow(Generic[Out]):
             timeout: Seconds a run may take.
             run_id: The id of the run, a UUID, instead of a new one.
             session: The dict that steps see as `ctx.session`; the same object.
+            store: Where its runs are kept, so that they outlive this process; see `recover` and `serve`.
+            durability: `"sync"`, which is what a store means if this is left out: what a step returned is dispatched
+                only after it is in the store. `"async"`: the store follows within 50 ms. `"none"`: nothing is stored.
             cleanup_grace: Seconds that `ctx.cleanup()` and threads that were told to stop have.
             record: Keep a `RunRecord` of each run: the `record` of its result, its handler or its error.
         Raises:
@@ -199,6 +210,19 @@ class Workflow(Generic[Out]):
             if not isinstance(session, dict):
                 raise ValidationError(f"{where} session must be a dict, got {type(session).__name__!r}")
             copy._session = session
+        if store is not None:
+            from blazen.store.base import CheckpointStore
+
+            if not isinstance(store, CheckpointStore):
+                raise ValidationError(f"{where} store must be a CheckpointStore such as SqliteStore, got {show(store)}")
+            copy._store = store
+            copy._durability = "sync"
+        if durability is not None:
+            if durability not in ("none", "async", "sync"):
+                raise ValidationError(f"{where} durability must be 'none', 'async' or 'sync', got {show(durability)}")
+            if durability != "none" and copy._store is None:
+                raise ValidationError(f"{where} durability={durability!r} needs a store: give store= too")
+            copy._durability = durability
         if cleanup_grace is not None:
             copy._cleanup_grace = _check_grace(cleanup_grace, where)
         if record is not None:
@@ -223,6 +247,8 @@ class Workflow(Generic[Out]):
             WorkflowError: A step raised, and that exception is the `__cause__`; or the run could not go on.
         """
         start = self._start(input, fields)
+        if self._durability != "none":
+            return await self._run_stored(start)
         return await self._new_run(None).execute(start)
 
     def run_sync(self, input: Any = None, /, **fields: Any) -> WorkflowResult[Out]:
@@ -241,7 +267,9 @@ class Workflow(Generic[Out]):
         start = self._start(input, fields)
         from blazen.engine.calling import run_in_own_loop
 
-        return run_in_own_loop(self.name, lambda: self._new_run(None), start)
+        if self._durability != "none":
+            return run_in_own_loop(self.name, partial(self._run_stored, start))
+        return run_in_own_loop(self.name, lambda: self._new_run(None).execute(start))
 
     def run_with_handler(self, input: Any = None, /, **fields: Any) -> RunHandler[Out]:
         """A run to watch and steer: `async with workflow.run_with_handler(...) as handler`. Inside trio.
@@ -256,10 +284,31 @@ class Workflow(Generic[Out]):
         from blazen._core.stream import EventStream
         from blazen.engine.handler import RunHandler
 
-        return RunHandler(self._new_run(EventStream(self._stream_keep or 0)), start)
+        run = self._new_run(EventStream(self._stream_keep or 0))
+        if self._durability != "none":
+            from blazen.durability.starting import keep_new
 
-    def resume(self, snapshot: Snapshot, *, trust_native: bool = False) -> RunHandler[Out]:
+            keep_new(run, self)
+        return RunHandler(run, start)
+
+    async def _run_stored(self, start: Event) -> WorkflowResult[Out]:
+        """`run` where runs are stored: others may ask something of it, so it has what a handler needs."""
+        from blazen._core.stream import EventStream
+        from blazen.durability.starting import keep_new
+        from blazen.engine.handler import RunHandler
+
+        run = self._new_run(EventStream(1))
+        keep_new(run, self)
+        handler: RunHandler[Out] = RunHandler(run, start)
+        async with handler:
+            return await handler.result()
+
+    def resume(self, snapshot: Snapshot | str, *, trust_native: bool = False) -> RunHandler[Out]:
         """Go on with a run where a snapshot of it was taken: `async with workflow.resume(snapshot) as handler`.
+
+        With `options(store=...)` also a run that is in the store, by its id, where it was left or interrupted; its
+        stream is there from the start. A snapshot of a run that the store has is taken only if the store has it paused,
+        and as it was then.
 
         Inside trio, in any process that has a workflow of this name and version. What had finished does not run again;
         an attempt that had begun begins anew, with `ctx.attempt` one higher. Time that was left is left still. The
@@ -267,7 +316,8 @@ class Workflow(Generic[Out]):
         without them it has the timeout of this workflow, less the time it has used, and its own session and id.
 
         Args:
-            snapshot: As `handler.pause()`, `handler.snapshot()` or `Snapshot.from_bytes` returned it.
+            snapshot: As `handler.pause()`, `handler.snapshot()` or `Snapshot.from_bytes` returned it; or the id of a
+                run that is in the store.
             trust_native: Whether values that were pickled may be loaded, if `Snapshot.from_bytes` has not been told. A
                 snapshot of this very process may always.
         Raises:
@@ -279,6 +329,8 @@ class Workflow(Generic[Out]):
         from blazen._resuming import prepare, read
         from blazen.snapshot import Snapshot
 
+        if isinstance(snapshot, str):
+            return self._go_on_with(snapshot)
         if not isinstance(snapshot, Snapshot):
             raise ValidationError(
                 f"workflow {self.name!r}: resume takes a Snapshot, got {show(snapshot)}; bytes become one by "
@@ -304,7 +356,21 @@ class Workflow(Generic[Out]):
         go_on = prepare(run, plan, self._types)
         from blazen.engine.handler import RunHandler
 
-        return RunHandler(run, None, go_on)
+        if self._durability == "none":
+            return RunHandler(run, None, go_on)
+        from blazen.durability.starting import keep_snapshot
+
+        return RunHandler(run, None, go_on, prepare=keep_snapshot(run, copy, snapshot))
+
+    def _go_on_with(self, run_id: str) -> RunHandler[Out]:
+        where = f"workflow {self.name!r}: resume:"
+        if self._store is None:
+            raise ValidationError(f"{where} to go on with a run by its id, say where it is: options(store=...)")
+        if self._record:
+            raise ValidationError(f"{where} a record begins with its run: resume with options(record=False)")
+        from blazen.durability.starting import go_on
+
+        return go_on(self, self._store, _check_run_id(run_id, where))
 
     def take_snapshot(self, run: Run) -> Snapshot:
         """A snapshot of one of this workflow's runs; `handler.snapshot()` and `handler.pause()` call it."""

@@ -176,6 +176,9 @@ cdef class Context:
             return
         if not run._observed:
             return
+        if run.ledger is not None:
+            self._used = True
+            run.ledger.write_to_stream(self, event)
         if PyThread_get_thread_ident() != run._thread:
             run.post_to_stream(event, self._place())
             return
@@ -193,7 +196,11 @@ cdef class Context:
             ValidationError: `event` is no `UsageEvent`.
         """
         self._check()
-        self._run.add_usage(event, self._step.name, self._place())
+        cdef RunCore run = self._run
+        run.add_usage(event, self._step.name, self._place())
+        if run.ledger is not None:
+            self._used = True
+            run.ledger.write_to_stream(self, event)
 
     def collect_events(self, event, wanted, *, key=None):
         """Gather events that reach this step until all wanted ones are there.
@@ -241,6 +248,41 @@ cdef class Context:
             del run._joins[place]
         self._joined[key] = events
         return list(events)
+
+    def once(self, key, fn):
+        """Have an effect at most once recorded: `await ctx.once("charge", charge)` returns what the first call returned.
+
+        The result is kept under `key` for all steps of the run and for its later attempts, also after a restart where
+        the run is stored: then it is in the store when this returns. A crash after the effect and before that makes
+        the next attempt call `fn` again; it is given what the far side needs to tell that it is the same.
+
+        Args:
+            key: Names the effect within the run: a str, or another value that can be stored and hashed.
+            fn: Called as `fn(run_id, key)`, or as `fn()` if it takes no arguments; async or not.
+        Raises:
+            ValidationError: `key` or `fn` cannot be used, or what `fn` returned cannot be stored; it has been called.
+            PersistError: The result could not be written.
+        """
+        self._check()
+        self._used = True
+        return self._run.once(self, key, fn)
+
+    def on_commit(self, fn):
+        """Have `fn(connection)` called inside the commit that marks this attempt finished: what it writes into the store's
+        database is there exactly once.
+
+        It runs on the thread that writes, in a savepoint of its own, after the attempt has ended well; not at all if it
+        fails. If it raises, nothing of the commit takes effect, and the run fails.
+
+        Args:
+            fn: Takes the store's connection: of a `SqliteStore` a `sqlite3.Connection`. It may neither commit nor roll
+                back.
+        Raises:
+            ValidationError: The run is not stored, or `fn` cannot be called.
+        """
+        self._check()
+        self._used = True
+        self._run.on_commit(self, fn)
 
     def wait_for_event(self, event_type, *, where=None, timeout=None, **fields):
         """Wait in the middle of the step until an event comes, and return it: `await ctx.wait_for_event(Paid, id=7)`.
@@ -293,6 +335,7 @@ cdef class Context:
         self.attempt = 1
         self._joined = None
         self.replay = None
+        self.noted = None
         self.holds = 0
         self.error = None
         self._handling = False

@@ -81,6 +81,11 @@ cdef class RunCore:
         public double rested_at             # since when
         public double left                  # seconds that were left to its deadline then
         uint64_t _deadline_timer            # token of the timer that watches the run's deadline
+        readonly object ledger              # durability.ledger.Ledger of a run that is stored, else None
+        readonly bint gated                 # what is returned begins only once it is committed
+        public bint gating                  # what is queued now goes behind the gate
+        list _gate                          # (step, item, seq): waits for a commit
+        public bint dozing                  # the ledger waits until something happens again
         public object loop_state
         public double cleanup_grace
         public double started
@@ -98,6 +103,7 @@ cdef class RunCore:
     cdef object _keep(self, object event)
     cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1
     cdef int _enqueue_front(self, StepInfo step, object item, uint64_t seq) except -1
+    cdef int _take_effect(self, Context ctx, object result, object error) except -1
     cdef int _deliver(self, Route route, object event) except -1
     cdef bint _is_awaited(self, object event) except -1
     cdef int _dispatch(self, StepInfo step, object result, bint rescued) except -1
@@ -129,6 +135,7 @@ cdef class Context:
         bint _waits_aborted                 # has waited since it was aborted
         bint _holds_slot                    # counted in its step's max_concurrency
         readonly object error               # what the last attempt failed with
+        public object noted                 # durability.ledger.Noted: what is written down once it has ended; or None
         public object replay                # engine.waits.Replay: what it has been answered; or None
         readonly int holds                  # waits in its middle that are going on
         double _left                        # seconds that were left to its deadline when the first of them began

@@ -185,7 +185,7 @@ cdef class RunCore:
     `on_stop`, `on_ask`, `on_shown`, `on_failed`, `on_waits_aborted`, `end_waits`, `on_unwound`, `on_base_exception`,
     `on_blocked`, `on_scope_left_open`, `on_lock_left_held`, `timeout_error`, `spawn`, `wake`, `watch`, `record`,
     `pass_counter`, `send`, `post`, `post_to_stream`, `add_usage`, `edit`, `cleanup`, `keep_for_waits`,
-    `wait_for_event`, `request_input` and `payload_of`.
+    `wait_for_event`, `request_input`, `once`, `on_commit` and `payload_of`.
     """
 
     def __cinit__(self):
@@ -217,6 +217,17 @@ cdef class RunCore:
         self._observed = stream is not None
         if router.has_limits:
             self._limits = [Limit.__new__(Limit) if (<StepInfo> step).limit else None for step in router.steps]
+
+    def keep_ledger(self, ledger, bint gated):
+        """Have the run written down; called before it begins.
+
+        Args:
+            ledger: Is told by `stir()` that something took effect, and by `wake()` if the run was `dozing`.
+            gated: What steps return, and what comes from outside, waits behind a gate until `open_gate`.
+        """
+        self.ledger = ledger
+        self.gated = gated
+        self._gate = []
 
     def bind(self, clock):
         """Note the thread and the clock that the run lives on; called in trio before anything is dispatched.
@@ -351,7 +362,11 @@ cdef class RunCore:
         if route.guarded:
             route = self.router.narrow(route, event, "begins the run", None, False)
         self._cause = START
-        self._deliver(route, event)
+        self.gating = self.gated
+        try:
+            self._deliver(route, event)
+        finally:
+            self.gating = False
 
     def start_at(self, StepInfo step not None, event, int attempt=1):
         """Queue an event for one step, whatever the routes say; a test of that step begins so.
@@ -398,6 +413,14 @@ cdef class RunCore:
             sender = "was sent from outside the run" if emitter is None else f"step {emitter!r} sent"
             route = self.router.narrow(route, event, sender, emitter, self._is_awaited(event))
         self._cause = cause
+        if self.gated and emitter is None:
+            self.gating = True
+            try:
+                self._deliver(route, event)
+            finally:
+                self.gating = False
+            self.ledger.stir()
+            return
         self._deliver(route, event)
         if self._active is None and self._has_work():
             self._need_spare()
@@ -406,6 +429,10 @@ cdef class RunCore:
         """Run an invocation again: its step, or with `handle` the step's `on_error`. It goes before what is queued."""
         ctx._handling = handle
         ctx._used = True
+        if self.gated:
+            self._gate.append((ctx._step, ctx, ctx.seq))
+            self.ledger.stir()
+            return
         self._enqueue_front(ctx._step, ctx, ctx.seq)
         if self._active is None:
             self._need_spare()
@@ -427,6 +454,9 @@ cdef class RunCore:
         return self._next_step is not None or bz_ring_len(&self._queue._ring) > 0 or len(self._finished) > 0
 
     cdef inline int _enqueue(self, StepInfo step, object item, uint64_t seq) except -1:
+        if self.gating:
+            self._gate.append((step, item, seq))
+            return 0
         if self._next_step is None and bz_ring_len(&self._queue._ring) == 0:
             self._next_step = step
             self._next_item = item
@@ -509,6 +539,21 @@ cdef class RunCore:
             self._release(ctx)
         if self._observed and error is None:
             self._note("finished", ctx)
+        if self.ledger is None:
+            return self._take_effect(ctx, result, error)
+        if ctx.noted is not None:
+            self.ledger.settled(ctx, error is None)
+        if not self.gated:
+            return self._take_effect(ctx, result, error)
+        self.gating = True
+        try:
+            self._take_effect(ctx, result, error)
+        finally:
+            self.gating = False
+        self.ledger.stir()
+        return 0
+
+    cdef int _take_effect(self, Context ctx, object result, object error) except -1:
         if error is not None:
             self.on_failed(ctx, error)
         elif result is not None and not self.ending:
@@ -682,11 +727,32 @@ cdef class RunCore:
 
     # --- the end
 
+    @property
+    def behind_gate(self):
+        """How many events and attempts wait for a commit."""
+        return 0 if self._gate is None else len(self._gate)
+
+    def open_gate(self, Py_ssize_t count):
+        """Queue the first `count` events and attempts that wait for a commit; attempts go before what is queued."""
+        cdef StepInfo step
+        if self.ending:
+            return
+        passed, self._gate = self._gate[:count], self._gate[count:]
+        for step, item, seq in passed:
+            if type(item) is not Context:
+                self._enqueue(step, item, seq)
+        for step, item, seq in reversed(passed):
+            if type(item) is Context:
+                self._enqueue_front(step, item, seq)
+        if self._active is None and self._has_work():
+            self._need_spare()
+
     def stop_dispatching(self):
         """Drop what is queued and dispatch nothing more. Returns the invocations that are still running."""
         cdef Limit limit
         cdef Worker worker
         self.ending = True
+        self._gate = None if self._gate is None else []
         self._next_step = None
         self._next_item = None
         self._queue.drop_all()
@@ -728,6 +794,8 @@ cdef class RunCore:
             for limit in self._limits:
                 if limit is not None and limit.backlog is not None:
                     held_back.extend([(item, seq, steps[route]) for item, seq, route in limit.backlog.entries()])
+        if self._gate is not None:
+            queued.extend([(item, seq, step) for step, item, seq in self._gate])
         queued = [entry for entry in queued if entry[0] is not None]  # None: a limited step has room again
         again = [entry for entry in queued if type(entry[0]) is Context]
         return again + held_back + [entry for entry in queued if type(entry[0]) is not Context]

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 
 __all__ = ["FORMAT_VERSION", "open_sealed", "seal"]
 
-FORMAT_VERSION = 1
+# 2: the section `run` of a snapshot has a part `once`.
+FORMAT_VERSION = 2
 
 # As in PNG: a byte that is no ASCII, the two line ends and an end-of-file, so that what treats it as text is found out.
 _MAGIC = b"\x89BLZN\r\n\x1a\n"

@@ -29,6 +29,9 @@ globals()["StateValue"] = StateValue
 
 cdef object MISSING = object()
 
+# Values that are what they are for as long as they are the same object.
+cdef frozenset UNCHANGING = frozenset((str, int, float, bool, type(None), bytes, complex))
+
 
 cdef int _check_key(object key) except -1:
     """Refuse what cannot be a key, before anything of it is hashed or compared."""
@@ -282,6 +285,42 @@ cdef class StateStore:
                 del values[key]
         return values
 
+    def changed_since(self, dict seen not None):
+        """What may have changed since the last call with the same `seen`.
+
+        A value that cannot change by itself is told by being another object. Any other one may have changed inside: it
+        is given each time.
+
+        Args:
+            seen: Empty at first; what this method remembers: a dict from keys to the objects under them.
+        Returns:
+            What may have changed, as `written` gives it, and the keys that are there no longer.
+        """
+        cdef dict values = self._values.copy()  # in one go: a thread may change the store meanwhile
+        cdef dict changed = {}
+        cdef list gone
+        cdef PyObject *before
+        for key, entry in values.items():
+            before = PyDict_GetItemWithError(seen, key)
+            if before is <PyObject *>entry and type(entry) in UNCHANGING:
+                continue
+            if type(entry) is not Entry:
+                changed[key] = entry
+            elif (<Entry>entry).kind == AS_VALUE:
+                changed[key] = (<Entry>entry).value
+            elif before != NULL and not (type(<object>before) is Entry and (<Entry><object>before).kind != AS_VALUE):
+                changed[key] = MISSING
+            if before is not <PyObject *>entry:
+                PyDict_SetItem(seen, key, entry)
+        gone = [key for key, entry in changed.items() if entry is MISSING]
+        for key in gone:
+            del changed[key]
+        if PyDict_Size(seen) != PyDict_Size(values):
+            for key in [key for key in seen if key not in values]:
+                del seen[key]
+                gone.append(key)
+        return changed, gone
+
     def put_back(self, values):
         """Store what `written` has given and the codec has read again for the same classes.
 
@@ -424,6 +463,25 @@ cdef class StateStore:
             entry.field = name
             change._writes[0][1][f"{key}.{name}"] = entry
         change.finish()
+
+    def check_storable(self, value):
+        """Refuse what `set` would refuse, and store nothing.
+
+        Raises:
+            ValidationError: Something in `value` is not storable; ``path`` says where.
+        """
+        cdef StorableCheck check
+        cdef str problem
+        if is_storable_leaf(value):
+            return
+        check = StorableCheck.__new__(StorableCheck)
+        check._types = self._types
+        check._events = self._events
+        problem = check.refusal(value)
+        if problem is not None:
+            from blazen.errors import ValidationError
+            path = check.path()
+            raise ValidationError(f"{shortened(path)} {problem}. {ADVICE}", path=path)
 
     def check_all(self):
         """Check every value again, to its full depth: a container may have changed since it was set.

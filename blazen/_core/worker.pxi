@@ -136,6 +136,8 @@ cdef class Worker:
         if self.suspended:
             self.suspended = False
             run._suspended -= 1
+        if run.dozing:
+            run.ledger.wake()
         if len(run._finished) > 0 and (<PassCounter> run.passes).number != run._finished_pass:
             run._settle_finished()
         self.code = DRY
@@ -169,6 +171,7 @@ cdef class Worker:
                 run._suspended == 0
                 and len(run._finished) == 0
                 and run.journal is None
+                and not run.gated
                 and (run._log is None or not run._log.with_steps)
             ):
                 taken = self._run_chain(yielded)
@@ -341,6 +344,7 @@ cdef class Worker:
             if (
                 (following is <PyObject *> None and out is not <PyObject *> None)
                 or ctx.abort_reason != 0
+                or ctx.noted is not None
                 or run.ending
                 or len(run._finished) > 0
                 or run._suspended > 0

@@ -10,11 +10,9 @@ import trio
 from blazen.errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from blazen.engine.result import WorkflowResult
-    from blazen.engine.run import Run
-    from blazen.events import Event
     from blazen.graph import Graph
 
 
@@ -36,13 +34,12 @@ def _running_loop() -> str | None:
     return None
 
 
-def run_in_own_loop(name: str, new_run: Callable[[], Run], start: Event) -> WorkflowResult[Any]:
+def run_in_own_loop(name: str, call: Callable[[], Awaitable[WorkflowResult[Any]]]) -> WorkflowResult[Any]:
     """Run a workflow in the calling thread.
 
     Args:
         name: Of the workflow, for messages.
-        new_run: Makes the run; called inside the loop.
-        start: The run's first event.
+        call: Makes the run and waits for it; called inside the loop.
 
     Raises:
         ValidationError: An event loop runs in this thread already.
@@ -53,6 +50,6 @@ def run_in_own_loop(name: str, new_run: Callable[[], Run], start: Event) -> Work
         raise ValidationError(f"workflow {name!r}: run_sync() inside a running {loop} loop; {mend}")
 
     async def main() -> WorkflowResult[Any]:
-        return await new_run().execute(start)
+        return await call()
 
     return trio.run(main)

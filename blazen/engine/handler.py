@@ -19,14 +19,13 @@ from trio.lowlevel import (
 
 from blazen._core import stream as stream_core
 from blazen._core.run import Worker
-from blazen.engine import failures, pausing
+from blazen.engine import answering, failures, pausing
 from blazen.engine.life import Happening, State
-from blazen.engine.waits import check_answer
 from blazen.errors import BlazenWarning, CancelledError, ValidationError
-from blazen.events import Event, InputRequestEvent, InputResponseEvent, StreamGap
+from blazen.events import Event, InputRequestEvent, StreamGap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from types import TracebackType
 
     from blazen._core.stream import EventStream, StreamIterator
@@ -62,14 +61,22 @@ class RunHandler(Generic[Out]):
     leaving. Methods are for the trio loop the run lives in, except `cancel` and `send_event`: those are for any thread.
     """
 
-    __slots__ = ("_asking", "_begin_again", "_entered", "_manager", "_run", "_start")
+    __slots__ = ("_asking", "_begin_again", "_entered", "_manager", "_prepare", "_run", "_start", "began")
 
-    def __init__(self, run: Run, start: Event | None, begin_again: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        start: Event | None,
+        begin_again: Callable[[], None] | None = None,
+        prepare: Callable[[], Awaitable[Callable[[], None] | None]] | None = None,
+    ) -> None:
         self._run = run
         self._start = start
         self._begin_again = begin_again
+        self._prepare = prepare
         self._asking = 0
         self._entered = False
+        self.began = False  # the run: what comes out of the block now is of the run, or of the block
         self._manager = trio.open_nursery()
 
     async def __aenter__(self) -> RunHandler[Out]:
@@ -80,6 +87,9 @@ class RunHandler(Generic[Out]):
         run = self._run
         run.enter_loop()
         run.prepare_to_wait()
+        if self._prepare is not None:
+            self._begin_again = await self._prepare() or self._begin_again
+        self.began = True
         run.nursery = await self._manager.__aenter__()
         if self._start is not None:
             run.begin(self._start)
@@ -97,14 +107,20 @@ class RunHandler(Generic[Out]):
     ) -> None:
         run = self._run
         if error is not None:
+            if run.ledger is not None:
+                run.ledger.block_left_by(error)
             run.cancel(by="caller_scope" if isinstance(error, trio.Cancelled) else "block")
         interrupted: BaseException | None = None
         pausing.leave(run)
+        if run.ledger is not None:
+            run.ledger.block_left()
         try:
             await run.wait_until_over()
         except BaseException as exc:  # the caller was cancelled; its workers are told by trio, and are waited for
             interrupted = exc
             if not run.over:
+                if run.ledger is not None:
+                    run.ledger.block_left_by(exc)
                 if isinstance(exc, trio.Cancelled):
                     run.caller_left()
                 else:
@@ -234,9 +250,12 @@ class RunHandler(Generic[Out]):
             )
         self._on_loop(partial(self._run.cancel_step, step_name))
 
-    def send_event(self, event: Event) -> None:
+    def send_event(self, event: Event, key: object = None) -> None:
         """Put an event into the run, from any thread.
 
+        Args:
+            event: The event.
+            key: If given, an event is taken once per key in a run; later ones are ignored.
         Raises:
             ValidationError: The run has ended, or `event` is no event.
             WorkflowError: No step accepts it. The run is undisturbed.
@@ -244,9 +263,9 @@ class RunHandler(Generic[Out]):
         self._check_entered()
         self._run.check_accepted(event, None)
         if self._here():
-            self._run.send(event, None, None)
+            self._run.send(event, key, None)
         else:
-            self._run.post(event, None, None)
+            self._run.post(event, key, None)
 
     async def pause(self, *, abort: bool = False) -> Snapshot:
         """Stop dispatching, wait until running steps are done, and return a snapshot of the run.
@@ -266,7 +285,10 @@ class RunHandler(Generic[Out]):
         try:
             await pausing.pause(self._run, abort=abort)
             try:
-                return self._take_snapshot()
+                snapshot = self._take_snapshot()
+                if self._run.ledger is not None:
+                    await self._run.ledger.written()
+                return snapshot
             except BaseException:
                 if not was_paused:
                     self._run.happened(Happening.RESUME)
@@ -285,6 +307,8 @@ class RunHandler(Generic[Out]):
             raise ValidationError(f"resume_in_place(): run {self.run_id} is not paused: it is {self.state}")
         self._run.check_thread("resume_in_place()")
         self._run.happened(Happening.RESUME)
+        if self._run.ledger is not None:
+            self._run.ledger.stir()
 
     async def snapshot(self) -> Snapshot:
         """A snapshot of the run as it is now. It is not disturbed: running steps go on.
@@ -308,7 +332,7 @@ class RunHandler(Generic[Out]):
 
     def pending_inputs(self) -> list[InputRequestEvent]:
         """The questions that are open, oldest first."""
-        return list(self._run.questions.values())
+        return answering.open_questions(self._run)
 
     def respond_to_input(self, request_id: str, response: object) -> None:
         """Answer an open question. A step that asked in its middle goes on with it; else it becomes an event.
@@ -324,28 +348,7 @@ class RunHandler(Generic[Out]):
                 "respond_to_input is called from a thread: from there, use "
                 "trio.from_thread.run_sync(handler.respond_to_input, request_id, response)"
             )
-        if not isinstance(request_id, str) or request_id not in self._run.questions or self._run.over:
-            raise ValidationError(
-                f"respond_to_input: no open question has the id {request_id!r}; open are "
-                f"{', '.join(map(repr, self._run.questions)) or 'none'}"
-            )
-        entry = self._run.reopened.pop(request_id, None)
-        if entry is not None:  # asked before a snapshot, by a step that has not come to it again
-            del self._run.questions[request_id]
-            entry.answer_unchecked(response)
-            return
-        asked = None if self._run.waits is None else self._run.waits.question(request_id)
-        if asked is not None:
-            value = check_answer(asked.schema, response, request_id)
-            del self._run.questions[request_id]
-            if asked.schema is not None:
-                asked.entry.given = response
-            asked.finish(value)
-            return
-        answer = InputResponseEvent(request_id=request_id, response=response)
-        self._run.check_accepted(answer, None)
-        self._run.send(answer, None, None)
-        self._run.questions.pop(request_id, None)
+        answering.respond(self._run, request_id, response)
 
     # --- who calls from where
 

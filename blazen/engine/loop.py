@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Messages from other threads that may wait at once; a thread that finds the ring full waits for the loop to empty it.
 INGRESS_CAPACITY = 1024
 
+SYSTEM_CLOCK = trio._core._run.SystemClock  # to tell real time from a test's clock
+
 _state: trio.lowlevel.RunVar[LoopState] = trio.lowlevel.RunVar("blazen.loop")
 
 

@@ -92,7 +92,10 @@ def leave(run: Run) -> None:
 def let_go_if_left(run: Run) -> None:
     """Cancel a paused run whose block has been left, unless somebody is still about to take its snapshot."""
     if run.life is State.PAUSED and run.pause is not None and run.pause.left and not run.pause.waiting_tasks:
-        run.cancel("paused")
+        if run.ledger is not None:
+            run.ledger.let_go("paused")
+        else:
+            run.cancel("paused")
 
 
 def refuse_ended(run: Run, call: str) -> None:

@@ -29,7 +29,7 @@ from blazen._core.run import Context, RunCore, Worker
 from blazen._core.stream import EventStream
 from blazen.engine import failures, pausing, scopes, threads, waits
 from blazen.engine.life import NAMES, OVER, Command, Happening, State, follow
-from blazen.engine.loop import LoopState, loop_state
+from blazen.engine.loop import SYSTEM_CLOCK, LoopState, loop_state
 from blazen.engine.result import RunId, Totals, WorkflowResult
 from blazen.errors import BlazenError, CancelledError, TimeoutError, ValidationError, WorkflowError
 from blazen.events import DynamicEvent, Event, StepRecord, StopEvent, UsageEvent
@@ -47,7 +47,7 @@ _INFINITY = float("inf")
 Place = tuple[int, int, int]  # an attempt, as the journal names it
 # Workers that wait for work beyond these leave: a task costs as much memory as a run.
 _KEPT_WORKERS = 32
-_SystemClock = trio._core._run.SystemClock  # to tell real time from a test's clock
+_SystemClock = SYSTEM_CLOCK
 # What every run meets. Looking a member up in its Enum takes 0.1 us in Python 3.11, as long as dispatching a step.
 _READY, _CANCELLED = State.READY, State.CANCELLED
 _START, _STOP, _UNWOUND = Happening.START, Happening.STOP, Happening.UNWOUND
@@ -76,6 +76,7 @@ class Run(RunCore):
         "abandoned",
         "cleaning",
         "left_open",
+        "once_kept",
         "questions",
         "recording",
         "reopened",
@@ -115,6 +116,7 @@ class Run(RunCore):
         self.left_open: tuple[trio.Nursery, ...] = ()  # by steps that have ended
         self.sent_keys: set[object] | None = None  # of events that are sent once per key
         self.recording: Recording | None = None
+        self.once_kept: dict[object, object] | None = None  # what `ctx.once` has recorded
         self._stray: BaseException | None = None
         if stream is not None:
             self.interactive = True
@@ -312,16 +314,23 @@ class Run(RunCore):
             self.start(start)
         except Exception as exc:  # memory ran out in the queue
             failures.broken_dispatch(self, None, exc)
+        if self.ledger is not None:
+            self.ledger.begin()
 
     def begin_again(self, put_together: Callable[[], None]) -> None:
         """Begin with what a snapshot held."""
         self.happened(_START)
         if self.timeout is not None:
             self.started = self.now()
+        self.gating = self.ledger is not None  # its attempts are counted before they begin
         try:
             put_together()
         except Exception as exc:  # memory ran out in the queue
             failures.broken_dispatch(self, None, exc)
+        finally:
+            self.gating = False
+        if self.ledger is not None:
+            self.ledger.begin()
 
     def postpone_again(self, ctx: Context, left: float) -> None:
         """Have an attempt of a snapshot wait for the rest of its time."""
@@ -383,7 +392,9 @@ class Run(RunCore):
         worker.retire()
         if not self.workers:
             self._stop_watching()
-            if self.interactive and not self.over:
+            if self.ledger is not None:
+                self.ledger.finish()
+            elif self.interactive and not self.over:
                 self.happened(_UNWOUND)
 
     @enable_ki_protection
@@ -439,7 +450,7 @@ class Run(RunCore):
 
     def is_idle(self) -> bool:
         """Nothing queued, nothing running, nothing that waits for its time or for an answer."""
-        if self.ending or self.held or self.busy or self.has_work or self.postponed:
+        if self.ending or self.held or self.busy or self.has_work or self.postponed or self.behind_gate:
             return False
         for request_id in self.reopened:  # their steps have ended and have not asked again
             self.questions.pop(request_id, None)
@@ -448,7 +459,7 @@ class Run(RunCore):
 
     def waits_only(self) -> bool:
         """Nothing queued, and nothing running but steps that wait in their middle."""
-        return not (self.ending or self.busy != self.waiting or self.has_work or self.postponed)
+        return not (self.ending or self.busy != self.waiting or self.has_work or self.postponed or self.behind_gate)
 
     def look_whether_stuck(self) -> None:
         """Fail a run whose steps wait for what nobody is left to send: there is no handler, and nothing else runs."""
@@ -467,6 +478,8 @@ class Run(RunCore):
         """Stop the run's clock while nothing runs or is queued and a question is open; else let it go on."""
         if self.life is State.PAUSED:
             return
+        if self.ledger is not None:
+            self.ledger.look_whether_waiting()
         if self.questions and self.waits_only():
             self.stop_clock()
         else:
@@ -573,6 +586,8 @@ class Run(RunCore):
             self.add_usage(event, "")
         else:
             self.show(event, None)
+        if self.ledger is not None:
+            self.ledger.shown(event)
 
     @enable_ki_protection
     def on_ask(self, event: InputRequestEvent) -> None:
@@ -581,7 +596,8 @@ class Run(RunCore):
             self.fail(self.unanswerable(event))
             return
         self.questions[event.request_id] = event
-        self.show(event, None)
+        if self.ledger is None or not self.ledger.hold_question(event):
+            self.show(event, None)
 
     def unanswerable(self, event: InputRequestEvent) -> Exception:
         """The error of a question that nobody can answer, because there is no handler."""
@@ -662,10 +678,13 @@ class Run(RunCore):
             if not self.ending:
                 self.fail(failures.abandoned(self, ctx))
         elif ctx.abort_reason == core.PUT_BACK and not self.ending:
+            ctx.noted = None
             if self.pause is None:  # the pause is over already
                 self.requeue(ctx, handle=ctx.handling)
             else:
                 self.pause.back.append(ctx)
+        elif ctx.noted is not None and not self.ending:
+            self.ledger.settled(ctx, False)
         error = failures.without_abort(self, error)
         if error is None:
             return
@@ -836,17 +855,22 @@ class Run(RunCore):
         if key is not None and self.sent_keys is not None and key in self.sent_keys:
             return
         self.stir()
-        try:
-            self.receive(event, emitter, cause)
-        except WorkflowError as exc:
-            exc.run_id = self.run_id
-            raise
-        finally:
-            self.keep_time()  # it may have been refused, or be kept for a wait that is still to come
-        if key is not None:
+        if self.dozing:
+            self.ledger.wake()
+        if key is not None:  # first: what is written down has both the key and the event, or neither
             if self.sent_keys is None:
                 self.sent_keys = set()
             self.sent_keys.add(key)
+        try:
+            self.receive(event, emitter, cause)
+        except BaseException as exc:
+            if key is not None and self.sent_keys is not None:
+                self.sent_keys.discard(key)
+            if isinstance(exc, WorkflowError):
+                exc.run_id = self.run_id
+            raise
+        finally:
+            self.keep_time()  # it may have been refused, or be kept for a wait that is still to come
 
     def post(self, event: Event, key: object, emitter: str | None, cause: Place | None = None) -> None:
         """Queue an event from another thread."""
@@ -964,6 +988,24 @@ class Run(RunCore):
     def request_input(self, ctx: Context, *arguments: Any, **default: object) -> Any:
         """`ctx.request_input(...)`."""
         return waits.request_input(self, ctx, *arguments, **default)
+
+    def once(self, ctx: Context, key: object, fn: object) -> Any:
+        """`ctx.once(...)`."""
+        from blazen.engine.once import once
+
+        return once(self, ctx, key, fn)
+
+    def on_commit(self, ctx: Context, fn: object) -> None:
+        """`ctx.on_commit(...)`."""
+        call = f"step {ctx.step_name!r}: on_commit"
+        if self.ledger is None:
+            raise ValidationError(
+                f"{call}: this run is not stored, so nothing of it is committed: run the workflow with "
+                "options(store=...)"
+            )
+        if not callable(fn):
+            raise ValidationError(f"{call} takes a function of the store's connection, got {fn!r}")
+        self.ledger.on_commit(ctx, fn)
 
     def open_waits(self) -> waits.Waits:
         """The waits of this run; made when a step waits in its middle for the first time."""

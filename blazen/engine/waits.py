@@ -126,6 +126,19 @@ class Wait:
     def finish(self, value: object) -> None:
         """Let the step go on with `value`."""
         self._value = self.entry.value = value
+        if self.run.gating:
+            self.matches = None
+            if self.timer:  # it has been answered in time, however long it takes to write that down
+                self.run.cancel_timer(self.timer)
+                self.timer = 0
+            self.run.ledger.after_commit(self.come_back)
+        else:
+            self.come_back()
+
+    def come_back(self) -> None:
+        """Let the step go on with what it was given, now or when the run does."""
+        if self.task is None:  # it was aborted meanwhile
+            return
         if self.run.life is State.PAUSED:
             self.matches = None
             assert self.run.pause is not None

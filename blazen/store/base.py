@@ -14,7 +14,9 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from blazen.errors import PersistError
+from blazen._core import codec
+from blazen.errors import PersistError, ValidationError
+from blazen.events import DynamicEvent, Event
 
 __all__ = [
     "ENDED",
@@ -257,8 +259,12 @@ class CheckpointStore(abc.ABC):
         """
 
     @abc.abstractmethod
-    async def let_go(self, claim: Claim) -> None:
-        """Own a run no longer, without a change to it. A claim that is no longer valid is left alone."""
+    def let_go(self, claim: Claim) -> None:
+        """Own a run no longer, without a change to it. A claim that is no longer valid is left alone.
+
+        Never waits; what is asked of the store after it finds it done. If it cannot be written, others see an owner
+        that lives until this one is closed or dies; this store object may claim the run again.
+        """
 
     # --- reading
 
@@ -358,6 +364,66 @@ class CheckpointStore(abc.ABC):
     @abc.abstractmethod
     def unwatch(self, changed: Callable[[], None]) -> None:
         """Have it called no more."""
+
+    # --- what others want of a run, as Python values
+
+    async def respond_to_input(self, request_id: str, response: object) -> None:
+        """Answer an open question of any run, wherever that is; the answer is in the store when this returns.
+
+        The step that asked gets it when its run goes on: at once where it is running or a `serve` is. An answer that
+        does not fit what the step asked for is refused then, and the question is open again; `requests` says why.
+
+        Raises:
+            ValidationError: There is no such question, it has been answered, or the answer cannot be stored.
+        """
+        await self.request(None, "answer", key=request_id, data=codec.encode(response))
+
+    async def send_event(self, run_id: str, event: Event, key: str | None = None) -> None:
+        """Put an event into a run, wherever that is; it is in the store when this returns.
+
+        Args:
+            run_id: The run.
+            event: The event. The run takes it as of its own class of that type.
+            key: If given, an event is taken once per key in a run; later ones are ignored.
+        Raises:
+            ValidationError: There is no such run, it has ended, or the event cannot be stored.
+        """
+        if not isinstance(event, Event):
+            raise ValidationError(f"send_event takes an event, got a {type(event).__name__!r} object")
+        plain = DynamicEvent(event.event_type, event.to_dict())
+        await self.request(run_id, "event", key=key, data=codec.encode(plain, classes=(DynamicEvent,)))
+
+    async def cancel(self, run_id: str, reason: str | None = None) -> None:
+        """Have a run end as cancelled, wherever it is.
+
+        Raises:
+            ValidationError: There is no such run, or it has ended.
+        """
+        await self.request(run_id, "cancel", data=codec.encode(reason))
+
+    async def pause(self, run_id: str) -> None:
+        """Have a run pause and wait in the store until somebody resumes it.
+
+        Raises:
+            ValidationError: There is no such run, or it has ended.
+        """
+        await self.request(run_id, "pause")
+
+    async def resume(self, run_id: str) -> None:
+        """Let a run go on that was paused: where it is, or in the next `serve` or `recover`.
+
+        Raises:
+            ValidationError: There is no such run, or it has ended.
+        """
+        await self.request(run_id, "resume")
+
+    async def has(self, run_id: str) -> bool:
+        """Whether there is such a run."""
+        try:
+            await self.info(run_id)
+        except ValidationError:
+            return False
+        return True
 
     # --- keeping house
 

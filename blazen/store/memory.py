@@ -93,7 +93,7 @@ class MemoryStore(CheckpointStore):
             data.tell(run)
             return Claim(run_id=run_id, fence=run.fence)
 
-    async def let_go(self, claim: Claim) -> None:
+    def let_go(self, claim: Claim) -> None:
         with self._entered() as data:
             run = data.runs.get(claim.run_id)
             if run is not None and run.owner == self._owner.number and run.fence == claim.fence:

@@ -1,0 +1,525 @@
+"""The ledger of a run: what is written of it, and when.
+
+In a *gated* run (`durability="sync"`) whatever takes effect is written before anything comes of it: what a step
+returned waits behind a gate, an answered step is not woken, a question is not shown, until the commit is there to stay.
+While one commit is under way the next one gathers, so a run has at most one under way, and the store gathers those of
+many runs. In any other run (`"async"`) a cut is written every few dozen milliseconds, and nothing waits for it.
+
+The end of a run is written before anybody hears of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import trio
+
+from blazen._core import codec
+from blazen.durability import requests
+from blazen.durability.clock import wall_time
+from blazen.engine.life import Happening, State
+from blazen.errors import PersistError, ValidationError, WorkflowError
+from blazen.events import StopEvent
+from blazen.store.base import Claim, Commit, NewRun, OnCommitFailed, Question
+
+if TYPE_CHECKING:
+    from blazen._core.run import Context
+    from blazen.durability.cut import Contents, Cutter
+    from blazen.engine.run import Run
+    from blazen.events import Event, InputRequestEvent
+    from blazen.store.base import CheckpointStore, Request, RunState, StoredRun
+
+# Between two cuts of a run that is not gated. What it has done since is lost in a crash: 50 ms are promised, and the
+# cut has to be written too.
+CUT_EVERY = 0.025
+
+
+class Noted:
+    """What an attempt has written to the stream and wants done in its commit; it counts once the attempt has ended."""
+
+    __slots__ = ("callbacks", "items")
+
+    def __init__(self) -> None:
+        self.items: list[bytes] = []
+        self.callbacks: list[tuple[str, Callable[[Any], object]]] = []
+
+
+class _Batch(msgspec.Struct):
+    """What waits for the commit that is under way."""
+
+    gate: int  # how many events and attempts behind the gate
+    after: list[Callable[[], object]]
+    waiters: list[_Waiter]
+    callbacks: list[tuple[str, Callable[[Any], object]]]
+    lets_go: bool = False
+    last: bool = False
+
+
+class _Waiter:
+    """Somebody who waits until what there is now is written."""
+
+    __slots__ = ("done", "error")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.error: BaseException | None = None
+
+
+class Ledger:
+    """What is written of one run. Used on the loop's thread, but for `write_to_stream`, `on_commit` and what the store
+    calls.
+
+    Args:
+        run: The run, not begun yet.
+        store: Where it is written.
+        cutter: Takes the cuts.
+        version: Of the workflow.
+        new: Whether the store does not have it yet.
+        fence: The number of its claim.
+        survives: Whether the run stays in the store, to be gone on with, when its caller is cancelled.
+    """
+
+    __slots__ = (
+        "_after",
+        "_asked",
+        "_batch",
+        "_callbacks",
+        "_classes",
+        "_cutter",
+        "_fence",
+        "_hidden",
+        "_items",
+        "_new",
+        "_refused",
+        "_state",
+        "_taken",
+        "_timer",
+        "_unwritten_end",
+        "_version",
+        "_waiters",
+        "_wanted",
+        "closing",
+        "error",
+        "leaving",
+        "released",
+        "run",
+        "store",
+        "survives",
+    )
+
+    def __init__(
+        self,
+        run: Run,
+        store: CheckpointStore,
+        cutter: Cutter,
+        *,
+        classes: codec.ClassTable,
+        version: str,
+        new: NewRun | None,
+        fence: int = 1,
+        survives: bool = False,
+    ) -> None:
+        self.run = run
+        self.store = store
+        self.survives = survives
+        self.error: BaseException | None = None  # the store failed: nothing more is written
+        self.leaving = False  # the block has been left: the run is let go of once it waits
+        self.closing: str | None = None  # why it is being let go of
+        self.released = False
+        self._cutter = cutter
+        self._classes = classes
+        self._version = version
+        self._new = new
+        self._fence = fence
+        self._state: RunState | None = None  # as it was written last
+        self._wanted = False
+        self._batch: _Batch | None = None
+        self._timer = 0
+        self._unwritten_end = False
+        # Most runs have none of these; made when needed.
+        self._after: list[Callable[[], object]] = []
+        self._waiters: list[_Waiter] = []
+        self._items: list[bytes] = []
+        self._callbacks: list[tuple[str, Callable[[Any], object]]] = []
+        self._asked: list[Question] = []
+        self._hidden: set[str] = set()
+        self._taken: list[int] = []
+        self._refused: list[tuple[int, str]] = []
+
+    # --- what the engine tells
+
+    def begin(self) -> None:
+        """The run has begun."""
+        self.run.loop  # noqa: B018  # made here, on the loop's own thread, for the store's
+        self.stir()
+        self.store.listen(self.run.run_id, self._heard)
+        if not self.run.gated:
+            self._set_timer()
+
+    def remember(self, contents: Contents, stored: StoredRun, steps: dict[str, int]) -> None:
+        """The store has the run already: note what it has."""
+        self._cutter.remember(contents, stored.parts, steps)
+
+    def stir(self) -> None:
+        """Something took effect: it is to be written, at once or after the commit that is under way."""
+        self._wanted = True
+        self._flush()
+
+    def wake(self) -> None:
+        """Something happens again in a run that was dozing: cuts are taken again."""
+        self.run.dozing = False
+        self._set_timer()
+
+    def settled(self, ctx: Context, well: bool) -> None:
+        """An attempt that has noted something has ended; `well`: without an error."""
+        noted: Noted = ctx.noted
+        ctx.noted = None
+        self._items += noted.items
+        if well:
+            self._callbacks += noted.callbacks
+
+    def write_to_stream(self, ctx: Context, event: Event) -> None:
+        """A step writes to the stream. Kept with the attempt until it has ended.
+
+        Raises:
+            ValidationError: The event holds something that cannot be stored.
+        """
+        encoded = codec.encode(event, classes=self._classes)
+        if ctx.noted is None:
+            ctx.noted = Noted()
+        ctx.noted.items.append(encoded)
+
+    def shown(self, event: Event) -> None:
+        """An event that a step returned, or that came from outside, is on the stream."""
+        self._items.append(codec.encode(event, classes=self._classes))
+
+    def on_commit(self, ctx: Context, fn: Callable[[Any], object]) -> None:
+        """`ctx.on_commit`."""
+        if ctx.noted is None:
+            ctx.noted = Noted()
+        ctx.noted.callbacks.append((ctx.step_name, fn))
+
+    def after_commit(self, call: Callable[[], object]) -> None:
+        """Have something done once what takes effect now is written."""
+        self._after.append(call)
+
+    def hold_question(self, event: InputRequestEvent, schema: Any = None) -> bool:
+        """A question is asked. Returns whether it is shown later, once it is written."""
+        self.shown(event)
+        self._asked.append(_question(event, self.run.run_id, schema))
+        if not self.run.gated:
+            self.stir()
+            return False
+        self._hidden.add(event.request_id)
+        self._after.append(partial(self._show, event))
+        self.stir()
+        return True
+
+    def _show(self, event: InputRequestEvent) -> None:
+        self._hidden.discard(event.request_id)
+        if event.request_id in self.run.questions:
+            self.run.show(event, None)
+
+    def is_hidden(self, request_id: str) -> bool:
+        """Whether a question may not be answered yet, because it is not written."""
+        return request_id in self._hidden
+
+    async def written(self) -> None:
+        """Return when all that has taken effect by now is written; at once in a run that is ending.
+
+        Raises:
+            PersistError: It cannot be written.
+        """
+        if self.error is not None:
+            raise self.error
+        if self.run.ending or self.released:
+            await trio.lowlevel.checkpoint()
+            return
+        waiter = _Waiter()
+        self._waiters.append(waiter)
+        self.stir()
+        await waiter.done.wait()
+        if waiter.error is not None:
+            raise waiter.error
+
+    # --- letting go of the run
+
+    def block_left(self) -> None:
+        """The block of the handler has been left normally: the run is let go of when it waits."""
+        self.leaving = True
+        self.look_whether_waiting()
+
+    def block_left_by(self, error: BaseException) -> None:
+        """The block is left by an exception. What stops the process does not end the run: others go on with it."""
+        stopped = isinstance(error, KeyboardInterrupt | SystemExit) or (
+            isinstance(error, trio.Cancelled)
+            and (self.survives or getattr(error, "source", None) in ("KeyboardInterrupt", "shutdown"))
+        )
+        if stopped and not self.run.ending and not self.released:
+            self.closing = self.closing or "stopped"
+            self._unwritten_end = True
+            self.stir()
+
+    def look_whether_waiting(self) -> None:
+        """Let go of a run that nobody watches any more and that waits; note that one waits that is watched."""
+        if self.closing is not None or self.run.life is not State.RUNNING or self._batch is not None or self._after:
+            return
+        if (self.leaving or self._state != "waiting") and self.run.state_name == "waiting":
+            if self.leaving:
+                self.let_go("released")
+            else:
+                self.stir()
+
+    def let_go(self, reason: str) -> None:
+        """Write the run as it is, and leave it to others; here it ends as cancelled."""
+        self.closing = reason
+        self.run.held = True
+        self.stir()
+
+    def finish(self) -> None:
+        """Every step is out, and the run is over as soon as that is written."""
+        if self._batch is None:
+            self._write_end()
+        # else once the commit that is under way is done
+
+    # --- writing
+
+    def _flush(self) -> None:
+        run = self.run
+        if not self._wanted or self._batch is not None or self.error is not None or self.released or run.ending:
+            return
+        self._wanted = False
+        now = wall_time()
+        try:
+            change = self._cutter.change(run, now)
+        except PersistError as error:
+            self._fail(error)
+            return
+        state: Any = run.state_name
+        asked, self._asked = self._asked, []
+        items, self._items = self._items, []
+        callbacks, self._callbacks = self._callbacks, []
+        taken, self._taken = self._taken, []
+        refused, self._refused = self._refused, []
+        commit = Commit(
+            run_id=run.run_id,
+            fence=self._fence,
+            at=now,
+            version=self._version,
+            state=state,
+            due=change.due,
+            head=change.head,
+            new=self._new,
+            put=change.put,
+            drop=change.drop,
+            stream=items,
+            asked=asked,
+            answered=[name[9:] for name in change.drop if name.startswith("question/")],
+            taken=taken,
+            refused=refused,
+            release=self.closing is not None,
+            callbacks=[fn for _, fn in callbacks],
+        )
+        self._new = None
+        self._state = state
+        after, self._after = self._after, []
+        waiters, self._waiters = self._waiters, []
+        self._batch = _Batch(run.behind_gate, after, waiters, callbacks, lets_go=commit.release)
+        self.store.submit(commit, self._done)
+
+    def _write_end(self) -> None:
+        """Write how the run has ended; or only let go of it, if others are to go on with it."""
+        run = self.run
+        self.store.unlisten(run.run_id)
+        if self.error is not None or self._unwritten_end:
+            if not self.released:
+                self.store.let_go(Claim(run_id=run.run_id, fence=self._fence))
+            self._over()
+            return
+        if self.released:
+            self._over()
+            return
+        now = wall_time()
+        callbacks, self._callbacks = self._callbacks, []
+        result, error = self._outcome()
+        totals = run.totals
+        usage = None if totals is None else (totals.input_tokens, totals.output_tokens, totals.cost_usd)
+        commit = Commit(
+            run_id=run.run_id,
+            fence=self._fence,
+            at=now,
+            version=self._version,
+            state=_ENDS[run.life],
+            head=codec.encode((now, run.numbered, [], usage, None)),
+            new=self._new,
+            clear=True,
+            stream=self._items,
+            taken=self._taken,
+            refused=self._refused,
+            result=result,
+            error=error,
+            release=True,
+            callbacks=[fn for _, fn in callbacks],
+        )
+        self._new = None
+        self._batch = _Batch(0, [], [], callbacks, last=True)
+        self.store.submit(commit, self._done)
+
+    def _outcome(self) -> tuple[bytes | None, str | None]:
+        """The result and the error of a run that has ended, as they are written."""
+        run = self.run
+        if run.life is State.COMPLETING:
+            assert isinstance(run.outcome, StopEvent)
+            try:
+                return codec.encode(run.outcome, classes=self._classes), None
+            except ValidationError as error:
+                run.happened(
+                    Happening.FATAL,
+                    WorkflowError(
+                        f"the result of run {run.run_id} of workflow {run.router.workflow!r} cannot be stored: {error}",
+                        run_id=run.run_id,
+                    ),
+                )
+        outcome = run.outcome
+        return None, " ".join(f"{type(outcome).__name__}: {outcome}".split())
+
+    # --- what the store answers
+
+    def _done(self, error: BaseException | None) -> None:
+        if self.run.on_own_thread():
+            self._take(error)
+        else:
+            try:
+                self.run.loop.post(partial(self._take, error))
+            except ValidationError:  # the loop has ended in the middle of everything: nobody is there to be told
+                return
+
+    def _take(self, error: BaseException | None) -> None:
+        """A commit is there to stay, or has failed."""
+        batch, self._batch = self._batch, None
+        assert batch is not None
+        for waiter in batch.waiters:
+            waiter.error = error
+            waiter.done.set()
+        if error is None:
+            if batch.last:
+                self._over()
+                return
+            if batch.gate:
+                self.run.open_gate(batch.gate)
+            for call in batch.after:
+                call()
+            if batch.lets_go:
+                self.released = True
+                if not self.run.ending:
+                    self.run.cancel(self.closing)
+        else:
+            self._failed(error, batch)
+        if batch.last:
+            return
+        if self.run.ending and not self.run.workers:
+            self._write_end()
+        else:
+            self._flush()
+            self.look_whether_waiting()
+
+    def _failed(self, error: BaseException, batch: _Batch) -> None:
+        if isinstance(error, OnCommitFailed):
+            step = batch.callbacks[error.index][0]
+            failure: BaseException = WorkflowError(
+                f"what step {step!r} of workflow {self.run.router.workflow!r} wanted done in its commit failed: "
+                f"{type(error.__cause__).__name__}: {error.__cause__}",
+                step=step,
+                run_id=self.run.run_id,
+            )
+            failure.__cause__ = error.__cause__
+        else:
+            self.error = failure = error
+        if not batch.last:
+            self._fail(failure)
+            return
+        # The end could not be written.
+        if self.run.life is State.COMPLETING:
+            self.run.happened(Happening.FATAL, failure)
+        else:
+            self.run.suppressed += (failure,)
+        if self.error is None:
+            self._write_end()
+        else:
+            self._unwritten_end = True
+            self._over()
+
+    def _fail(self, error: BaseException) -> None:
+        """The run cannot go on: it could not be written."""
+        for waiter in self._waiters:
+            waiter.error = error
+            waiter.done.set()
+        self._waiters = []
+        if not self.run.ending:
+            self.run.fail(error)
+
+    def _over(self) -> None:
+        for waiter in self._waiters:
+            waiter.done.set()
+        self._waiters = []
+        if not self.run.over:
+            self.run.happened(Happening.UNWOUND)
+
+    # --- cuts by time
+
+    def _set_timer(self) -> None:
+        if not self._timer and not self.run.ending:
+            self._timer = self.run.add_timer(self.run.now() + CUT_EVERY, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = 0
+        if self.run.ending or self.closing is not None:
+            return
+        self.stir()
+        if self.run.waits_only() or self.run.held:
+            self.run.dozing = True
+        else:
+            self._set_timer()
+
+    # --- what other processes want
+
+    def _heard(self, wanted: list[Request]) -> None:
+        if self.run.on_own_thread():
+            self._take_requests(wanted)
+        else:
+            self.run.loop.post(partial(self._take_requests, wanted))
+
+    def _take_requests(self, wanted: list[Request]) -> None:
+        for request in wanted:
+            if self.run.ending or self.closing is not None:
+                return  # it stays in the store, for whoever goes on with the run
+            self._taken.append(request.number)  # first: what is written has the request or what has come of it
+            try:
+                requests.apply(self.run, request, self._classes)
+            except (ValidationError, WorkflowError) as error:
+                self._taken.remove(request.number)
+                self._refused.append((request.number, str(error)))
+            self.stir()
+
+
+_ENDS: dict[State, Any] = {
+    State.COMPLETING: "completed",
+    State.FAILING: "failed",
+    State.CANCELLING: "cancelled",
+}
+
+
+def _question(event: InputRequestEvent, run_id: str, schema: Any) -> Question:
+    details: dict[str, Any] = {"metadata": event.metadata}
+    if schema is not None:
+        details["schema"] = msgspec.json.schema(schema)
+    return Question(
+        request_id=event.request_id,
+        run_id=run_id,
+        prompt=event.prompt,
+        asked=wall_time(),
+        details=msgspec.json.encode(details, enc_hook=repr),
+    )

@@ -1,0 +1,166 @@
+"""How a run gets its ledger: a new one, one that goes on in its store, and one that a snapshot is of."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from blazen._core import codec
+from blazen._core.stream import EventStream
+from blazen._resuming import prepare
+from blazen.durability import loading
+from blazen.durability.clock import wall_time
+from blazen.durability.cut import Cutter
+from blazen.durability.ledger import Ledger
+from blazen.engine.handler import RunHandler
+from blazen.errors import PersistError, ValidationError
+from blazen.events import Event
+from blazen.store.base import ENDED, Claim, NewRun
+
+if TYPE_CHECKING:
+    from blazen.engine.run import Run
+    from blazen.snapshot import Snapshot
+    from blazen.store.base import CheckpointStore, StoredRun
+    from blazen.workflow import Workflow
+
+
+def keep_new(run: Run, workflow: Workflow[Any]) -> None:
+    """Have a new run written down."""
+    assert workflow._store is not None
+    _keep(run, workflow, workflow._store, workflow._durability, new=NewRun(workflow=workflow.name))
+
+
+def keep_snapshot(
+    run: Run, workflow: Workflow[Any], snapshot: Snapshot
+) -> Callable[[], Awaitable[Callable[[], None] | None]]:
+    """Have a run that goes on with a snapshot written down; what it returns looks first whether the store allows it."""
+    store = workflow._store
+    assert store is not None
+
+    async def look() -> None:
+        replace = await store.has(run.run_id)
+        if replace:
+            stored = await store.load(run.run_id)
+            classes = workflow._class_table()
+            numbered = codec.decode(snapshot.sections["run"], classes=classes)["numbered"]
+            if (
+                stored.info.state != "paused"
+                or stored.info.live
+                or loading.read_head(stored, classes).numbered != numbered
+            ):
+                raise ValidationError(
+                    f"workflow {workflow.name!r}: the store has run {run.run_id}, which is {stored.info.state}, and "
+                    "the snapshot is another moment of it: what has happened since would happen twice. Go on with what "
+                    f"the store has: resume({run.run_id!r})"
+                )
+        _keep(run, workflow, store, workflow._durability, new=NewRun(workflow=workflow.name, replace=replace))
+
+    return look
+
+
+def go_on(
+    workflow: Workflow[Any], store: CheckpointStore, run_id: str, *, survives: bool = False, watched: bool = True
+) -> RunHandler[Any]:
+    """A handler of a run that goes on in its store.
+
+    Args:
+        workflow: Of the run.
+        store: Where it is.
+        run_id: The run.
+        survives: Whether the run stays in the store when the caller is cancelled.
+        watched: Whether somebody may read its stream, which then is loaded.
+    """
+    durability = workflow._durability
+    if durability == "none":
+        durability = "sync"
+    shell = workflow.options(run_id=run_id, session={})
+    stream = EventStream(shell._stream_keep or 0 if watched else 1)
+    run = shell._new_run(stream)
+
+    async def load() -> Callable[[], None]:
+        claim = await store.claim(run_id)
+        try:
+            return await _load(run, workflow, store, durability, claim, stream if watched else None, survives)
+        except BaseException:
+            store.let_go(claim)
+            raise
+
+    return RunHandler(run, None, None, prepare=load)
+
+
+async def _load(
+    run: Run,
+    workflow: Workflow[Any],
+    store: CheckpointStore,
+    durability: str,
+    claim: Claim,
+    stream: EventStream | None,
+    survives: bool,
+) -> Callable[[], None]:
+    stored = await store.load(claim.run_id)
+    _refuse_other(workflow, stored)
+    classes = workflow._class_table()
+    contents = loading.read_contents(stored, classes, trust_native=store.trust_native)
+    plan = loading.plan(
+        stored,
+        contents,
+        workflow.graph,
+        now=wall_time(),
+        trust_native=store.trust_native,
+        session=workflow._session is None,
+    )
+    if workflow._session is None:
+        run.session.update(plan.session)
+    else:
+        run.session = workflow._session
+    restore = prepare(run, plan, workflow._types)
+    if stream is not None:
+        for item in await store.stream(claim.run_id):
+            stream.append(_event(codec.decode(item, classes=classes, trust_native=store.trust_native), claim.run_id))
+    ledger = _keep(run, workflow, store, durability, fence=claim.fence, survives=survives)
+    ledger.remember(contents, stored, plan.steps)
+    return restore
+
+
+def _refuse_other(workflow: Workflow[Any], stored: StoredRun) -> None:
+    info = stored.info
+    where = f"workflow {workflow.name!r} cannot go on with run {info.run_id}:"
+    if info.workflow != workflow.name:
+        raise ValidationError(f"{where} it is of workflow {info.workflow!r}")
+    if info.version != workflow.version:
+        raise ValidationError(
+            f"{where} it was written by version {info.version!r}, and this is version {workflow.version!r}"
+        )
+    if info.state in ENDED:
+        raise ValidationError(f"{where} it is {info.state}")
+
+
+def _event(value: object, run_id: str) -> Event:
+    if not isinstance(value, Event):
+        raise PersistError(f"run {run_id} is damaged in the store: its stream holds a {type(value).__name__!r} object")
+    return value
+
+
+def _keep(
+    run: Run,
+    workflow: Workflow[Any],
+    store: CheckpointStore,
+    durability: str,
+    *,
+    new: NewRun | None = None,
+    fence: int = 1,
+    survives: bool = False,
+) -> Ledger:
+    classes = workflow._class_table()
+    ledger = Ledger(
+        run,
+        store,
+        Cutter(classes, workflow._types, workflow._session_policy),
+        classes=classes,
+        version=workflow.version,
+        new=new,
+        fence=fence,
+        survives=survives,
+    )
+    run.keep_ledger(ledger, durability == "sync")
+    return ledger
