@@ -105,9 +105,7 @@ def take(run: Run, *, version: str, policy: str, types: Iterable[type], classes:
         "questions": list(run.questions.values()),
         "kept": [] if run.waits is None else list(run.waits.kept),
         "sent_keys": [] if run.sent_keys is None else list(run.sent_keys),
-        "usage": None
-        if run.totals is None
-        else (run.totals.input_tokens, run.totals.output_tokens, run.totals.cost_usd),
+        "usage": usage_of(run),
         "used": time_used(run),
         "once": {} if run.once_kept is None else {k: v for k, v in run.once_kept.items() if type(v) is not UnderWay},
     }
@@ -206,6 +204,12 @@ def as_tuple(attempt: Attempt) -> tuple[Any, ...]:
     error = None if attempt.error is None else msgspec.structs.astuple(attempt.error)
     calls = tuple(msgspec.structs.astuple(call) for call in attempt.calls)
     return msgspec.structs.astuple(msgspec.structs.replace(attempt, error=error, calls=calls))
+
+
+def usage_of(run: Run) -> tuple[int, int, float] | None:
+    """The totals of a run, if there was any usage."""
+    totals = run.totals
+    return None if totals is None else (totals.input_tokens, totals.output_tokens, totals.cost_usd)
 
 
 def time_used(run: Run) -> float | None:

@@ -23,7 +23,7 @@ import msgspec
 
 from blazen._core import codec
 from blazen._core.run import STEP_CANCELLED
-from blazen._snapshots import as_tuple, describe_attempt, time_used
+from blazen._snapshots import as_tuple, describe_attempt, time_used, usage_of
 from blazen.engine.once import UnderWay
 from blazen.errors import PersistError, ValidationError
 from blazen.events import Event, InputRequestEvent
@@ -78,6 +78,7 @@ class Change(msgspec.Struct):
     put: list[tuple[str, bytes]]
     drop: list[str]
     due: float | None  # when something of it is due next
+    anything: bool  # whether there is any change but that of time
 
 
 class Cutter:
@@ -99,6 +100,7 @@ class Cutter:
         "_questions",
         "_seen",
         "_sent",
+        "_small",
         "_types",
     )
 
@@ -107,6 +109,7 @@ class Cutter:
         self._types = types
         self._policy = policy
         self._attempts: dict[Place, int | bytes] = {}  # of a plain one: how many have begun
+        self._small: tuple[Any, ...] = ()  # what the head had, but for the time
         self._seen: dict[str, Any] = {}  # the state, as `changed_since` remembers it
         # Most runs have none of these.
         self._marks: dict[str, bytes] | None = None  # by part, of values that can change by themselves
@@ -140,22 +143,23 @@ class Cutter:
                 self._sent = self._keys_added("sent", run.sent_keys, self._sent, put)
             if run.once_kept:
                 self._once_changed(run.once_kept, put)
-            totals = run.totals
-            head = codec.encode(
-                (
-                    now,
-                    run.numbered,
-                    [] if run.waits is None else list(run.waits.kept),
-                    None if totals is None else (totals.input_tokens, totals.output_tokens, totals.cost_usd),
-                    time_used(run),
-                ),
-                classes=self._classes,
-            )
-        except ValidationError as error:
+            kept = [] if run.waits is None else list(run.waits.kept)
+            usage = usage_of(run)
+            head = codec.encode((now, run.numbered, kept, usage, time_used(run)), classes=self._classes)
+        except Exception as error:  # classes of users are asked for what they hold
+            what = str(error) if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
             raise PersistError(
-                f"run {run.run_id} of workflow {run.router.workflow!r} cannot be written down: {error}"
+                f"run {run.run_id} of workflow {run.router.workflow!r} cannot be written down: {what}"
             ) from error
-        return Change(head, put, drop, due)
+        small = (run.numbered, kept, usage)
+        anything = bool(put or drop) or small != self._small
+        self._small = small
+        return Change(head, put, drop, due, anything)
+
+    @property
+    def questions(self) -> set[str]:
+        """The ids of the questions that were open at the last cut."""
+        return self._questions or set()
 
     # --- what is to be run
 

@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from blazen._core import codec
+from blazen._snapshots import usage_of
 from blazen.durability import requests
 from blazen.durability.clock import wall_time
 from blazen.engine.life import Happening, State
@@ -299,6 +300,21 @@ class Ledger:
             self._fail(error)
             return
         state: Any = run.state_name
+        if not (
+            change.anything
+            or state != self._state
+            or self.closing is not None
+            or self._new is not None
+            or self._asked
+            or self._items
+            or self._callbacks
+            or self._taken
+            or self._refused
+            or self._after
+            or self._waiters
+            or run.behind_gate
+        ):
+            return
         asked, self._asked = self._asked, []
         items, self._items = self._items, []
         callbacks, self._callbacks = self._callbacks, []
@@ -345,18 +361,17 @@ class Ledger:
         now = wall_time()
         callbacks, self._callbacks = self._callbacks, []
         result, error = self._outcome()
-        totals = run.totals
-        usage = None if totals is None else (totals.input_tokens, totals.output_tokens, totals.cost_usd)
         commit = Commit(
             run_id=run.run_id,
             fence=self._fence,
             at=now,
             version=self._version,
             state=_ENDS[run.life],
-            head=codec.encode((now, run.numbered, [], usage, None)),
+            head=codec.encode((now, run.numbered, [], usage_of(run), None)),
             new=self._new,
             clear=True,
             stream=self._items,
+            answered=tuple(self._cutter.questions),
             taken=self._taken,
             refused=self._refused,
             result=result,

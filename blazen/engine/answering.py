@@ -39,6 +39,8 @@ def respond(run: Run, request_id: object, response: object) -> None:
     if entry is not None:  # asked before a snapshot, by a step that has not come to it again
         del run.questions[request_id]
         entry.answer_unchecked(response)
+        if run.ledger is not None:
+            run.ledger.stir()
     elif (asked := None if run.waits is None else run.waits.question(request_id)) is not None:
         value = check_answer(asked.schema, response, request_id)
         del run.questions[request_id]
@@ -49,6 +51,8 @@ def respond(run: Run, request_id: object, response: object) -> None:
             asked.finish(value)
         finally:
             run.gating = False
+        if run.ledger is not None:
+            run.ledger.stir()
     else:
         answer = InputResponseEvent(request_id=request_id, response=response)
         run.check_accepted(answer, None)
@@ -58,5 +62,3 @@ def respond(run: Run, request_id: object, response: object) -> None:
         except BaseException:
             run.questions[request_id] = question
             raise
-    if run.ledger is not None:
-        run.ledger.stir()

@@ -683,8 +683,10 @@ class Run(RunCore):
                 self.requeue(ctx, handle=ctx.handling)
             else:
                 self.pause.back.append(ctx)
-        elif ctx.noted is not None and not self.ending:
-            self.ledger.settled(ctx, False)
+        elif self.ledger is not None and not self.ending:
+            if ctx.noted is not None:
+                self.ledger.settled(ctx, False)
+            self.ledger.stir()
         error = failures.without_abort(self, error)
         if error is None:
             return
