@@ -362,6 +362,21 @@ class Workflow(Generic[Out]):
 
         return RunHandler(run, None, go_on, prepare=keep_snapshot(run, copy, snapshot))
 
+    async def result_of(self, run_id: str) -> WorkflowResult[Out]:
+        """The result of a run that has ended and is in the store of `options(store=...)`.
+
+        Raises:
+            ValidationError: There is no store, no such run, or it has not ended.
+            WorkflowError: It failed; the message says with what.
+            CancelledError: It was cancelled.
+        """
+        where = f"workflow {self.name!r}: result_of:"
+        if self._store is None:
+            raise ValidationError(f"{where} say where the run is: options(store=...)")
+        from blazen.durability.results import result_of
+
+        return await result_of(self._store, _check_run_id(run_id, where), self._class_table())
+
     def _go_on_with(self, run_id: str) -> RunHandler[Out]:
         where = f"workflow {self.name!r}: resume:"
         if self._store is None:
