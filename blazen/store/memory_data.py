@@ -152,9 +152,10 @@ class Data:
                 if what in owner.watchers:
                     call_back(what)
                 continue
-            listener, requests = what
-            if owner.listeners.get(run_id) is listener:
-                call_back(listener.heard, requests)
+            heard: Listener
+            heard, requests = what
+            if owner.listeners.get(run_id) is heard:
+                call_back(heard.heard, requests)
 
     # --- owners
 
