@@ -109,13 +109,9 @@ class SqliteStore(CheckpointStore):
             writer.to_tell.add(run_id)
             return claim
 
-        return await self._write(act, undo=self._give_back)
+        return await self._write(act, undo=self.let_go)
 
-    async def let_go(self, claim: Claim) -> None:
-        await self._write(_letting_go(claim))
-
-    def _give_back(self, claim: Claim) -> None:
-        """Of a claim that nobody waits for any more."""
+    def let_go(self, claim: Claim) -> None:
         self._writer.post(Job(_letting_go(claim), lambda _result, _error: None))
 
     # --- reading
