@@ -204,7 +204,7 @@ class SqliteWriter(StoreThread[Posted]):
             _AgainError: The transaction cannot go on, but can be tried again.
         """
         alone: Sequence[CommitJob | Job] = jobs
-        if together and len(jobs) > 1:
+        if together:
             plain: dict[str, Commit] = {}
             alone = []
             for job in jobs:
