@@ -91,6 +91,7 @@ cdef class RunCore:
         public double started
         public bint interactive             # a handler watches it
         public bint scoped                  # each worker has a cancel scope of its own
+        public bint asleep                  # no worker is there: who brings work starts one
         public bint alone                   # one worker, in the caller's task, and no nursery yet
         public object passes                # PassCounter, once outcomes had to wait for a pass
 

@@ -87,6 +87,7 @@ class RunCore:
     interactive: bool
     scoped: bool
     alone: bool
+    asleep: bool
     passes: Any
     gating: bool
     dozing: bool

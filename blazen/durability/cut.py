@@ -15,8 +15,9 @@ The head holds what is small and changes with every cut. Moments are wall-clock 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import blake2b
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from blazen._core.run import Context
     from blazen.engine.run import Run
     from blazen.engine.waits import Entry
+
+# Of a run that waits with nothing begun: there may be thousands of those.
+_NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 Place = tuple[int, int]  # the number of an event, and the index of the step that gets it
 
@@ -79,6 +83,7 @@ class Change(msgspec.Struct):
     drop: list[str]
     due: float | None  # when something of it is due next
     anything: bool  # whether there is any change but that of time
+    answered: list[str] | None  # questions that are open no longer
 
 
 class Cutter:
@@ -108,13 +113,13 @@ class Cutter:
         self._classes = classes
         self._types = types
         self._policy = policy
-        self._attempts: dict[Place, int | bytes] = {}  # of a plain one: how many have begun
+        self._attempts: Mapping[Place, int | bytes] = _NOTHING  # of a plain one: how many have begun
         self._small: tuple[Any, ...] = ()  # what the head had, but for the time
-        self._seen: dict[str, Any] = {}  # the state, as `changed_since` remembers it
+        self._seen: dict[str, Any] | None = None  # the state, as `changed_since` remembers it
         # Most runs have none of these.
         self._marks: dict[str, bytes] | None = None  # by part, of values that can change by themselves
         self._joins: dict[tuple[int, Any], set[int]] | None = None
-        self._questions: set[str] | None = None
+        self._questions: Collection[str] | None = None
         self._sent: set[object] | None = None
         self._once: set[object] | None = None
 
@@ -132,13 +137,16 @@ class Cutter:
         try:
             due = self._attempts_changed(run, now, put, drop)
             if run.state or self._seen:
-                self._state_changed(run, put, drop)
+                if self._seen is None:
+                    self._seen = {}
+                self._state_changed(run, self._seen, put, drop)
             if run.session or (self._marks is not None and "session" in self._marks):
                 packed = pack(run.session, self._policy)
                 self._mark("session", codec.encode((packed.keys, packed.data, packed.dropped)), put)
             self._joins_changed(run, put, drop)
+            answered = None
             if run.questions or self._questions:
-                self._questions_changed(run, put, drop)
+                answered = self._questions_changed(run, put, drop)
             if run.sent_keys:
                 self._sent = self._keys_added("sent", run.sent_keys, self._sent, put)
             if run.once_kept:
@@ -154,12 +162,12 @@ class Cutter:
         small = (run.numbered, kept, usage)
         anything = bool(put or drop) or small != self._small
         self._small = small
-        return Change(head, put, drop, due, anything)
+        return Change(head, put, drop, due, anything, answered)
 
     @property
-    def questions(self) -> set[str]:
+    def questions(self) -> Collection[str]:
         """The ids of the questions that were open at the last cut."""
-        return self._questions or set()
+        return self._questions or ()
 
     # --- what is to be run
 
@@ -212,7 +220,7 @@ class Cutter:
         for place in known:
             if place not in found:
                 drop.append(f"attempt/{place[0]}/{run.router.steps[place[1]].name}")
-        self._attempts = found
+        self._attempts = found or _NOTHING
         moments = [*waiting.values(), *limits.values()]
         if moments:
             due = min(moments)
@@ -233,8 +241,8 @@ class Cutter:
 
     # --- values
 
-    def _state_changed(self, run: Run, put: list[tuple[str, bytes]], drop: list[str]) -> None:
-        changed, gone = run.state.changed_since(self._seen)
+    def _state_changed(self, run: Run, seen: dict[str, Any], put: list[tuple[str, bytes]], drop: list[str]) -> None:
+        changed, gone = run.state.changed_since(seen)
         for key, value in changed.items():
             name = _state_part(key)
             try:
@@ -284,13 +292,16 @@ class Cutter:
     def _join_part(self, step: StepInfo, key: object) -> str:
         return f"join/{step.name}/{self._digest_of_key(key)}"
 
-    def _questions_changed(self, run: Run, put: list[tuple[str, bytes]], drop: list[str]) -> None:
-        known = self._questions or set()
+    def _questions_changed(self, run: Run, put: list[tuple[str, bytes]], drop: list[str]) -> list[str]:
+        known = self._questions or ()
         for request_id, question in run.questions.items():
             if request_id not in known:
                 put.append((f"question/{request_id}", codec.encode(question, classes=self._classes)))
-        drop += [f"question/{request_id}" for request_id in known if request_id not in run.questions]
-        self._questions = set(run.questions) or None
+        answered = [request_id for request_id in known if request_id not in run.questions]
+        drop += [f"question/{request_id}" for request_id in answered]
+        # A set takes four times as much memory as a tuple of one.
+        self._questions = tuple(run.questions) if len(run.questions) < 5 else frozenset(run.questions)
+        return answered
 
     def _keys_added(
         self, part: str, keys: set[object], known: set[object] | None, put: list[tuple[str, bytes]]

@@ -48,15 +48,33 @@ class Noted:
         self.callbacks: list[tuple[str, Callable[[Any], object]]] = []
 
 
-class _Batch(msgspec.Struct):
-    """What waits for the commit that is under way."""
+class _Gathered:
+    """What goes into the next commit besides the cut, and what waits for it. Made when there is any: most runs wait
+    without.
+    """
 
-    gate: int  # how many events and attempts behind the gate
-    after: list[Callable[[], object]]
-    waiters: list[_Waiter]
-    callbacks: list[tuple[str, Callable[[Any], object]]]
-    lets_go: bool = False
-    last: bool = False
+    __slots__ = ("after", "asked", "callbacks", "items", "refused", "taken", "waiters")
+
+    def __init__(self) -> None:
+        self.after: list[Callable[[], object]] = []
+        self.asked: list[Question] = []
+        self.callbacks: list[tuple[str, Callable[[Any], object]]] = []
+        self.items: list[bytes] = []
+        self.refused: list[tuple[int, str]] = []
+        self.taken: list[int] = []
+        self.waiters: list[_Waiter] = []
+
+
+class _Batch:
+    """The commit that is under way."""
+
+    __slots__ = ("gate", "gathered", "last", "lets_go")
+
+    def __init__(self, gathered: _Gathered | None, gate: int = 0, *, lets_go: bool = False, last: bool = False) -> None:
+        self.gathered = gathered
+        self.gate = gate  # how many events and attempts wait behind the gate
+        self.lets_go = lets_go
+        self.last = last
 
 
 class _Waiter:
@@ -84,23 +102,18 @@ class Ledger:
     """
 
     __slots__ = (
-        "_after",
-        "_asked",
         "_batch",
-        "_callbacks",
         "_classes",
         "_cutter",
+        "_end_written",
         "_fence",
+        "_gathered",
         "_hidden",
-        "_items",
         "_new",
-        "_refused",
         "_state",
-        "_taken",
         "_timer",
         "_unwritten_end",
         "_version",
-        "_waiters",
         "_wanted",
         "closing",
         "error",
@@ -140,15 +153,14 @@ class Ledger:
         self._batch: _Batch | None = None
         self._timer = 0
         self._unwritten_end = False
-        # Most runs have none of these; made when needed.
-        self._after: list[Callable[[], object]] = []
-        self._waiters: list[_Waiter] = []
-        self._items: list[bytes] = []
-        self._callbacks: list[tuple[str, Callable[[Any], object]]] = []
-        self._asked: list[Question] = []
-        self._hidden: set[str] = set()
-        self._taken: list[int] = []
-        self._refused: list[tuple[int, str]] = []
+        self._end_written = False
+        self._gathered: _Gathered | None = None
+        self._hidden: set[str] | None = None  # questions that are not written yet
+
+    def _gather(self) -> _Gathered:
+        if self._gathered is None:
+            self._gathered = _Gathered()
+        return self._gathered
 
     # --- what the engine tells
 
@@ -169,6 +181,13 @@ class Ledger:
         self._wanted = True
         self._flush()
 
+    def rest(self) -> None:
+        """Nothing happens until the run is woken: no cuts are taken by time."""
+        if self._timer:
+            self.run.cancel_timer(self._timer)
+            self._timer = 0
+        self.run.dozing = not self.run.gated
+
     def wake(self) -> None:
         """Something happens again in a run that was dozing: cuts are taken again."""
         self.run.dozing = False
@@ -178,9 +197,10 @@ class Ledger:
         """An attempt that has noted something has ended; `well`: without an error."""
         noted: Noted = ctx.noted
         ctx.noted = None
-        self._items += noted.items
+        gathered = self._gather()
+        gathered.items += noted.items
         if well:
-            self._callbacks += noted.callbacks
+            gathered.callbacks += noted.callbacks
 
     def write_to_stream(self, ctx: Context, event: Event) -> None:
         """A step writes to the stream. Kept with the attempt until it has ended.
@@ -195,7 +215,7 @@ class Ledger:
 
     def shown(self, event: Event) -> None:
         """An event that a step returned, or that came from outside, is on the stream."""
-        self._items.append(codec.encode(event, classes=self._classes))
+        self._gather().items.append(codec.encode(event, classes=self._classes))
 
     def on_commit(self, ctx: Context, fn: Callable[[Any], object]) -> None:
         """`ctx.on_commit`."""
@@ -205,28 +225,33 @@ class Ledger:
 
     def after_commit(self, call: Callable[[], object]) -> None:
         """Have something done once what takes effect now is written."""
-        self._after.append(call)
+        self._gather().after.append(call)
 
     def hold_question(self, event: InputRequestEvent, schema: Any = None) -> bool:
         """A question is asked. Returns whether it is shown later, once it is written."""
         self.shown(event)
-        self._asked.append(_question(event, self.run.run_id, schema))
+        self._gather().asked.append(_question(event, self.run.run_id, schema))
         if not self.run.gated:
             self.stir()
             return False
+        if self._hidden is None:
+            self._hidden = set()
         self._hidden.add(event.request_id)
-        self._after.append(partial(self._show, event))
+        self.after_commit(partial(self._show, event))
         self.stir()
         return True
 
     def _show(self, event: InputRequestEvent) -> None:
+        assert self._hidden is not None
         self._hidden.discard(event.request_id)
+        if not self._hidden:
+            self._hidden = None
         if event.request_id in self.run.questions:
             self.run.show(event, None)
 
     def is_hidden(self, request_id: str) -> bool:
         """Whether a question may not be answered yet, because it is not written."""
-        return request_id in self._hidden
+        return self._hidden is not None and request_id in self._hidden
 
     async def written(self) -> None:
         """Return when all that has taken effect by now is written; at once in a run that is ending.
@@ -240,7 +265,7 @@ class Ledger:
             await trio.lowlevel.checkpoint()
             return
         waiter = _Waiter()
-        self._waiters.append(waiter)
+        self._gather().waiters.append(waiter)
         self.stir()
         await waiter.done.wait()
         if waiter.error is not None:
@@ -266,7 +291,7 @@ class Ledger:
 
     def look_whether_waiting(self) -> None:
         """Let go of a run that nobody watches any more and that waits; note that one waits that is watched."""
-        if self.closing is not None or self.run.life is not State.RUNNING or self._batch is not None or self._after:
+        if self.closing is not None or self.run.life is not State.RUNNING or self._batch is not None or self._wanted:
             return
         if (self.leaving or self._state != "waiting") and self.run.state_name == "waiting":
             if self.leaving:
@@ -305,21 +330,11 @@ class Ledger:
             or state != self._state
             or self.closing is not None
             or self._new is not None
-            or self._asked
-            or self._items
-            or self._callbacks
-            or self._taken
-            or self._refused
-            or self._after
-            or self._waiters
+            or self._gathered is not None
             or run.behind_gate
         ):
             return
-        asked, self._asked = self._asked, []
-        items, self._items = self._items, []
-        callbacks, self._callbacks = self._callbacks, []
-        taken, self._taken = self._taken, []
-        refused, self._refused = self._refused, []
+        gathered, self._gathered = self._gathered, None
         commit = Commit(
             run_id=run.run_id,
             fence=self._fence,
@@ -331,23 +346,22 @@ class Ledger:
             new=self._new,
             put=change.put,
             drop=change.drop,
-            stream=items,
-            asked=asked,
-            answered=[name[9:] for name in change.drop if name.startswith("question/")],
-            taken=taken,
-            refused=refused,
             release=self.closing is not None,
-            callbacks=[fn for _, fn in callbacks],
         )
+        if gathered is not None:
+            _fill(commit, gathered)
+        if change.answered:
+            commit.answered = change.answered
         self._new = None
         self._state = state
-        after, self._after = self._after, []
-        waiters, self._waiters = self._waiters, []
-        self._batch = _Batch(run.behind_gate, after, waiters, callbacks, lets_go=commit.release)
+        self._batch = _Batch(gathered, run.behind_gate, lets_go=commit.release)
         self.store.submit(commit, self._done)
 
     def _write_end(self) -> None:
         """Write how the run has ended; or only let go of it, if others are to go on with it."""
+        if self._end_written:
+            return
+        self._end_written = True
         run = self.run
         self.store.unlisten(run.run_id)
         if self.error is not None or self._unwritten_end:
@@ -359,7 +373,7 @@ class Ledger:
             self._over()
             return
         now = wall_time()
-        callbacks, self._callbacks = self._callbacks, []
+        gathered, self._gathered = self._gathered, None
         result, error = self._outcome()
         commit = Commit(
             run_id=run.run_id,
@@ -370,17 +384,16 @@ class Ledger:
             head=codec.encode((now, run.numbered, [], usage_of(run), None)),
             new=self._new,
             clear=True,
-            stream=self._items,
             answered=tuple(self._cutter.questions),
-            taken=self._taken,
-            refused=self._refused,
             result=result,
             error=error,
             release=True,
-            callbacks=[fn for _, fn in callbacks],
         )
+        if gathered is not None:
+            gathered.asked.clear()  # nobody waits for their answers any more
+            _fill(commit, gathered)
         self._new = None
-        self._batch = _Batch(0, [], [], callbacks, last=True)
+        self._batch = _Batch(gathered, last=True)
         self.store.submit(commit, self._done)
 
     def _outcome(self) -> tuple[bytes | None, str | None]:
@@ -416,16 +429,18 @@ class Ledger:
         """A commit is there to stay, or has failed."""
         batch, self._batch = self._batch, None
         assert batch is not None
-        for waiter in batch.waiters:
-            waiter.error = error
-            waiter.done.set()
+        gathered = batch.gathered
+        if gathered is not None:
+            for waiter in gathered.waiters:
+                waiter.error = error
+                waiter.done.set()
         if error is None:
             if batch.last:
                 self._over()
                 return
             if batch.gate:
                 self.run.open_gate(batch.gate)
-            for call in batch.after:
+            for call in gathered.after if gathered is not None else ():
                 call()
             if batch.lets_go:
                 self.released = True
@@ -443,7 +458,8 @@ class Ledger:
 
     def _failed(self, error: BaseException, batch: _Batch) -> None:
         if isinstance(error, OnCommitFailed):
-            step = batch.callbacks[error.index][0]
+            assert batch.gathered is not None
+            step = batch.gathered.callbacks[error.index][0]
             failure: BaseException = WorkflowError(
                 f"what step {step!r} of workflow {self.run.router.workflow!r} wanted done in its commit failed: "
                 f"{type(error.__cause__).__name__}: {error.__cause__}",
@@ -461,27 +477,26 @@ class Ledger:
             self.run.happened(Happening.FATAL, failure)
         else:
             self.run.suppressed += (failure,)
-        if self.error is None:
-            self._write_end()
-        else:
-            self._unwritten_end = True
-            self._over()
+        self._end_written = False
+        self._write_end()  # without the callbacks; or, if the store has failed, only to let go
 
     def _fail(self, error: BaseException) -> None:
         """The run cannot go on: it could not be written."""
-        for waiter in self._waiters:
-            waiter.error = error
-            waiter.done.set()
-        self._waiters = []
+        self._release_waiters(error)
         if not self.run.ending:
             self.run.fail(error)
 
     def _over(self) -> None:
-        for waiter in self._waiters:
-            waiter.done.set()
-        self._waiters = []
+        self._release_waiters(None)
         if not self.run.over:
             self.run.happened(Happening.UNWOUND)
+
+    def _release_waiters(self, error: BaseException | None) -> None:
+        if self._gathered is not None:
+            for waiter in self._gathered.waiters:
+                waiter.error = error
+                waiter.done.set()
+            self._gathered.waiters.clear()
 
     # --- cuts by time
 
@@ -511,12 +526,13 @@ class Ledger:
         for request in wanted:
             if self.run.ending or self.closing is not None:
                 return  # it stays in the store, for whoever goes on with the run
-            self._taken.append(request.number)  # first: what is written has the request or what has come of it
+            taken = self._gather().taken
+            taken.append(request.number)  # first: what is written has the request or what has come of it
             try:
                 requests.apply(self.run, request, self._classes)
             except (ValidationError, WorkflowError) as error:
-                self._taken.remove(request.number)
-                self._refused.append((request.number, str(error)))
+                taken.remove(request.number)
+                self._gather().refused.append((request.number, str(error)))
             self.stir()
 
 
@@ -525,6 +541,14 @@ _ENDS: dict[State, Any] = {
     State.FAILING: "failed",
     State.CANCELLING: "cancelled",
 }
+
+
+def _fill(commit: Commit, gathered: _Gathered) -> None:
+    commit.stream = gathered.items
+    commit.asked = gathered.asked
+    commit.taken = gathered.taken
+    commit.refused = gathered.refused
+    commit.callbacks = [fn for _, fn in gathered.callbacks]
 
 
 def _question(event: InputRequestEvent, run_id: str, schema: Any) -> Question:

@@ -222,6 +222,9 @@ class Run(RunCore):
             self.pause.changed.set()
         for worker in self.take_parked():
             reschedule(worker.task)
+        if self.asleep:
+            self.asleep = False
+            self._unwound()
 
     def _publish(self) -> None:
         failures.attach(self)
@@ -390,12 +393,38 @@ class Run(RunCore):
     def _retire(self, worker: Worker) -> None:
         worker.arrived()
         worker.retire()
-        if not self.workers:
-            self._stop_watching()
-            if self.ledger is not None:
-                self.ledger.finish()
-            elif self.interactive and not self.over:
-                self.happened(_UNWOUND)
+        if self.workers:
+            return
+        self._stop_watching()
+        if self.ending:
+            self._unwound()
+        elif self.interactive:
+            self._fall_asleep()
+
+    def _unwound(self) -> None:
+        """Every step of a run that is ending is out."""
+        if self.ledger is not None:
+            self.ledger.finish()
+        elif self.interactive and not self.over:
+            self.happened(_UNWOUND)
+
+    def may_sleep(self) -> bool:
+        """Whether nothing is left to do but to wait for the answer to a question, for which nobody need stay.
+
+        A task takes as much memory as the rest of such a run, and there may be thousands.
+        """
+        if not self.interactive or self.busy or not self.questions or not self.waits_only():
+            return False
+        for worker in self.take_parked():
+            reschedule(worker.task)
+        return True
+
+    def _fall_asleep(self) -> None:
+        """The last worker has left: who brings work starts one."""
+        self.asleep = True
+        self._sentinel_scope = None
+        if self.ledger is not None:
+            self.ledger.rest()
 
     @enable_ki_protection
     async def _drive(self, worker: Worker) -> bool:
@@ -422,7 +451,7 @@ class Run(RunCore):
                         pausing.look_whether_quiet(self)
                     if self.is_idle():
                         self.on_idle()
-                    elif worker.surplus and self.parked >= _KEPT_WORKERS:
+                    elif self.may_sleep() or (worker.surplus and self.parked >= _KEPT_WORKERS):
                         return True
                     else:
                         await self._wait_for_work(worker)
@@ -546,6 +575,7 @@ class Run(RunCore):
         """Start another worker."""
         worker = Worker(self)
         worker.surplus = True
+        self.asleep = False
         self.nursery.start_soon(self.work if self.scoped else self._work_unscoped, worker, name="blazen worker")
         return worker
 
@@ -800,7 +830,7 @@ class Run(RunCore):
 
     @enable_ki_protection
     async def _watchdog(self) -> None:
-        while self.workers:
+        while self.workers or (self.asleep and self.next_deadline() != _INFINITY):
             self._watch_deadline = self.next_deadline()
             # Shielded: it keeps the grace period of a run whose caller was cancelled. It ends with the last worker.
             with trio.CancelScope(shield=True, deadline=self._watch_deadline + self.clock_offset) as scope:
