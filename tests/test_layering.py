@@ -13,6 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ROOT / "blazen" / "_core"
 ENGINE = ROOT / "blazen" / "engine"
+STORE = ROOT / "blazen" / "store"
 CLI = ROOT / "blazen" / "cli"
 
 # The modules of blazen that the lower rooms share: they hold what events, errors, steps, records and snapshots are,
@@ -106,6 +107,7 @@ def name_of(path: Path) -> str:
 
 
 CORE_FILES = sorted(path for kind in ("*.pyx", "*.pxd", "*.py") for path in CORE.glob(kind))
+STORE_FILES = sorted(STORE.rglob("*.py"))
 ENGINE_FILES = sorted(ENGINE.rglob("*.py"))
 PACKAGE_FILES = sorted((ROOT / "blazen").rglob("*.py"))
 C_FILES = sorted(path for kind in ("*.c", "*.h") for path in (ROOT / "csrc").glob(kind))
@@ -135,6 +137,13 @@ def test_the_engine_imports_the_core_and_what_events_and_steps_are(path: Path) -
     for module, line, _ in imports_of(path):
         if is_in(module, "blazen"):
             assert is_one_of(module, allowed), f"{name_of(path)}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", STORE_FILES, ids=name_of)
+def test_a_store_knows_nothing_of_what_it_keeps(path: Path) -> None:
+    for module, line, _ in imports_of(path):
+        if is_in(module, "blazen"):
+            assert is_one_of(module, {"blazen.errors", "blazen.store"}), f"{name_of(path)}:{line} imports {module}"
 
 
 @pytest.mark.parametrize("path", [path for path in PACKAGE_FILES if CLI not in path.parents], ids=name_of)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from blazen.testing.one_step import StepOutcome, run_step, run_step_sync, run_step_with, run_step_with_sync
     from blazen.testing.scheduling import run_in_virtual_time, seeded_scheduler
     from blazen.testing.seeds import run_seeds
+    from blazen.testing.stores import StoreSuite
     from blazen.testing.trial import RunOutcome
     from blazen.testing.watching import WatchedRun, watch
 
@@ -28,6 +29,7 @@ _HOMES = {
     "InjectedFault": "everywhere",
     "RunOutcome": "trial",
     "StepOutcome": "one_step",
+    "StoreSuite": "stores",
     "WatchedRun": "watching",
     "assert_events": "matching",
     "cancel_everywhere": "everywhere",
@@ -49,6 +51,7 @@ __all__ = [
     "InjectedFault",
     "RunOutcome",
     "StepOutcome",
+    "StoreSuite",
     "WatchedRun",
     "assert_events",
     "cancel_everywhere",

@@ -17,6 +17,11 @@ import pytest
 if TYPE_CHECKING:
     import trio.testing
 
+# Their asserts show what they compared, as those of a test file do.
+pytest.register_assert_rewrite(
+    "blazen.testing.store_commits", "blazen.testing.store_queries", "blazen.testing.store_requests"
+)
+
 _MARK = """\
 blazen(seed=None, autojump=True): run this async def test in trio, in virtual time, on a seeded schedule. \
 autojump=False: time stands still until virtual_time.jump(seconds)."""
