@@ -16,10 +16,14 @@ from typing import Any
 from blazen.errors import PersistError, ValidationError
 from blazen.store.base import OnCommitFailed
 
-# Every savepoint of a store has such a name.
-SAVEPOINT_PREFIX = "blazen_"
+# What the savepoints and tables of a store are called.
+PREFIX = "blazen_"
+_WRITES = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE, sqlite3.SQLITE_DROP_TABLE)
 
 # With a comment each: see `Guard`.
+BEGIN = "BEGIN IMMEDIATE -- by the store"
+COMMIT = "COMMIT -- by the store"
+UNDO = "ROLLBACK -- by the store"
 SAVEPOINT = "SAVEPOINT blazen_commit -- by the store"
 ROLL_BACK = "ROLLBACK TO blazen_commit -- by the store"
 RELEASE = "RELEASE blazen_commit -- by the store"
@@ -34,7 +38,7 @@ class TransactionLostError(Exception):
 
 
 class Guard:
-    """Keeps callbacks from ending the transaction of a connection.
+    """Keeps callbacks from ending the transaction of a connection, and from writing the store's own tables.
 
     SQLite asks the authorizer when it prepares a statement, not when it runs one: it costs a store nothing whose
     statements stay prepared. For the same reason the store's own BEGIN and COMMIT must not have the text that a
@@ -55,8 +59,11 @@ class Guard:
         if action == sqlite3.SQLITE_TRANSACTION:
             self._denied = str(first)
             return sqlite3.SQLITE_DENY
-        if action == sqlite3.SQLITE_SAVEPOINT and str(second).startswith(SAVEPOINT_PREFIX):
+        if action == sqlite3.SQLITE_SAVEPOINT and str(second).startswith(PREFIX):
             self._denied = f"{first} {second}"
+            return sqlite3.SQLITE_DENY
+        if action in _WRITES and str(first).startswith(PREFIX):
+            self._denied = f"write the table {first}"
             return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
@@ -101,7 +108,8 @@ class Guard:
             return error
         explained = PersistError(
             f"an on_commit callback tried to {self._denied}: it is called inside of the store's transaction, which it "
-            "must not begin or end; what it writes is committed with the run"
+            f"must not begin or end, and tables whose names begin with {PREFIX} are the store's own; what a callback "
+            "writes to other tables is committed with the run"
         )
         explained.__cause__ = error
         return explained

@@ -24,6 +24,7 @@ from blazen.store.base import (
     RunState,
     StoredRun,
 )
+from blazen.store.callbacks import BEGIN, COMMIT, UNDO
 from blazen.store.sqlite_owners import OwnerFile
 from blazen.store.sqlite_queries import Reader
 from blazen.store.sqlite_reader import ReadJob, SqliteReader
@@ -265,7 +266,7 @@ def _become_owner(
     connection: sqlite3.Connection, path: str, owners: OwnerFile, retention: float | None
 ) -> SqliteWriter:
     number = 0
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(BEGIN)
     try:
         # Owners that are dead and own nothing are of no use any more. Numbers are not given twice.
         for (old,) in connection.execute(
@@ -282,11 +283,11 @@ def _become_owner(
         writer = SqliteWriter(connection, path, owners, number, retention)
         # Before others can see the number, or they would find it dead.
         owners.hold(number, writer.look)
-        connection.execute("COMMIT")
+        connection.execute(COMMIT)
     except BaseException:
         owners.let_go(number)
         if connection.in_transaction:
-            connection.execute("ROLLBACK")
+            connection.execute(UNDO)
         raise
     owners.connections.add(connection)
     return writer

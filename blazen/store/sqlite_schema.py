@@ -8,6 +8,7 @@ import stat
 import time
 
 from blazen.errors import PersistError, ValidationError
+from blazen.store.callbacks import BEGIN, COMMIT, UNDO
 
 APPLICATION_ID = 0x626C617A  # "blaz"
 VERSION = 1
@@ -138,17 +139,17 @@ def open_database(path: str) -> sqlite3.Connection:
 def _prepare(connection: sqlite3.Connection, path: str) -> None:
     _look_whose(connection, path)
     _use_write_ahead_log(connection, path)
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(BEGIN)
     try:
         if _look_whose(connection, path):  # again: another process may have been faster
             for statement in _TABLES:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
-        connection.execute("COMMIT")
+        connection.execute(COMMIT)
     finally:
         if connection.in_transaction:
-            connection.execute("ROLLBACK")
+            connection.execute(UNDO)
 
 
 def _look_whose(connection: sqlite3.Connection, path: str) -> bool:

@@ -14,7 +14,17 @@ from typing import Any, TypeAlias
 from blazen.errors import BlazenError, PersistError
 from blazen.store import refusals
 from blazen.store.base import Commit, Done, OnCommitFailed, Request
-from blazen.store.callbacks import RELEASE, ROLL_BACK, SAVEPOINT, Guard, TransactionLostError, call_back
+from blazen.store.callbacks import (
+    BEGIN,
+    COMMIT,
+    RELEASE,
+    ROLL_BACK,
+    SAVEPOINT,
+    UNDO,
+    Guard,
+    TransactionLostError,
+    call_back,
+)
 from blazen.store.sqlite_commits import CommitWriter
 from blazen.store.sqlite_jobs import prune
 from blazen.store.sqlite_owners import OwnerFile
@@ -24,11 +34,6 @@ from blazen.store.threads import StoreThread
 
 POLL_SECONDS = 0.2
 PRUNE_SECONDS = 60.0
-
-# With a comment each: see `Guard`.
-_BEGIN = "BEGIN IMMEDIATE -- by the store"
-_COMMIT = "COMMIT -- by the store"
-_ROLLBACK = "ROLLBACK -- by the store"
 
 
 class CommitJob:
@@ -155,10 +160,10 @@ class SqliteWriter(StoreThread[Posted]):
         try:
             if not self.crashed:
                 # If this fails, no harm is done: the claims stay, and belong to an owner that is dead.
-                self.connection.execute(_BEGIN)
+                self.connection.execute(BEGIN)
                 self.connection.execute("UPDATE blazen_runs SET owner = NULL WHERE owner = ?", (self.owner,))
                 self.connection.execute("DELETE FROM blazen_owners WHERE number = ?", (self.owner,))
-                self.connection.execute(_COMMIT)
+                self.connection.execute(COMMIT)
         except sqlite3.Error:
             pass
         finally:
@@ -178,9 +183,9 @@ class SqliteWriter(StoreThread[Posted]):
         while len(errors) < len(jobs):
             rest = [job for job in jobs if job not in errors]
             try:
-                self.connection.execute(_BEGIN)
+                self.connection.execute(BEGIN)
                 failed = self._write(rest, together)
-                self.connection.execute(_COMMIT)
+                self.connection.execute(COMMIT)
             except _AgainError as exc:
                 # Nothing is written. Without the one that has failed, or one by one, the others may well be.
                 self._roll_back(rest)
@@ -259,7 +264,7 @@ class SqliteWriter(StoreThread[Posted]):
                 self._commits.forget(job.commit.run_id)
         if self.connection.in_transaction:
             try:
-                self.connection.execute(_ROLLBACK)
+                self.connection.execute(UNDO)
             except sqlite3.Error as exc:
                 # The next transaction fails at its beginning, and tries this again.
                 call_back(_raise, self._explained(exc))
