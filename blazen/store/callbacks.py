@@ -18,6 +18,7 @@ from blazen.store.base import OnCommitFailed
 
 # What the savepoints and tables of a store are called.
 PREFIX = "blazen_"
+_ASKING_PRAGMAS = ("info", "list", "check")
 _WRITES = (sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE, sqlite3.SQLITE_DROP_TABLE)
 
 # With a comment each: see `Guard`.
@@ -65,6 +66,9 @@ class Guard:
         if action in _WRITES and str(first).startswith(PREFIX):
             self._denied = f"write the table {first}"
             return sqlite3.SQLITE_DENY
+        if action == sqlite3.SQLITE_PRAGMA and second is not None and not str(first).endswith(_ASKING_PRAGMAS):
+            self._denied = f"set PRAGMA {first}"
+            return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
     def call(self, callbacks: Sequence[Callable[[Any], object]]) -> None:
@@ -90,14 +94,14 @@ class Guard:
                 failure = self._explained(exc)
             finally:
                 self._inside = False
-                # The store reads with the same connection.
-                connection.row_factory = None
-                connection.text_factory = str
-            if not connection.in_transaction:
+            # The store reads with the same connection.
+            connection.row_factory = None
+            connection.text_factory = str
+            if not in_transaction(connection):
                 failed = OnCommitFailed(index)
                 failed.__cause__ = failure or PersistError(
                     "an on_commit callback has rolled back the transaction that it is called in, with OR ROLLBACK or "
-                    "RAISE(ROLLBACK): use OR ABORT or RAISE(ABORT)"
+                    "RAISE(ROLLBACK), or has closed the connection: use OR ABORT or RAISE(ABORT), and leave it open"
                 )
                 raise TransactionLostError(failed)
             if failure is not None:
@@ -108,11 +112,19 @@ class Guard:
             return error
         explained = PersistError(
             f"an on_commit callback tried to {self._denied}: it is called inside of the store's transaction, which it "
-            f"must not begin or end, and tables whose names begin with {PREFIX} are the store's own; what a callback "
-            "writes to other tables is committed with the run"
+            f"must not begin or end, with the store's connection; tables whose names begin with {PREFIX} are the "
+            "store's own, and what a callback writes to others is committed with the run"
         )
         explained.__cause__ = error
         return explained
+
+
+def in_transaction(connection: sqlite3.Connection) -> bool:
+    """Whether a transaction is open; of a connection that is closed, none is."""
+    try:
+        return connection.in_transaction
+    except sqlite3.ProgrammingError:
+        return False
 
 
 def call_back(function: Callable[..., object], *arguments: object) -> None:

@@ -26,10 +26,11 @@ from blazen.store.base import (
 )
 from blazen.store.callbacks import BEGIN, COMMIT, UNDO
 from blazen.store.sqlite_owners import OwnerFile
+from blazen.store.sqlite_posted import Barrier, CommitJob, Job, Listener, Look
 from blazen.store.sqlite_queries import Reader
 from blazen.store.sqlite_reader import ReadJob, SqliteReader
 from blazen.store.sqlite_schema import explained, open_database, real_path
-from blazen.store.sqlite_writer import CommitJob, Job, Listener, Look, SqliteWriter
+from blazen.store.sqlite_writer import SqliteWriter
 from blazen.store.threads import StoreThread, check_process
 from blazen.store.waiting import Settle, wait_for
 
@@ -73,6 +74,7 @@ class SqliteStore(CheckpointStore):
         self._threads: list[StoreThread[Any]] = []
         self._reader: SqliteReader | None = None
         self._lock = threading.Lock()
+        self._letting_go: set[Job] = set()
         self._writer = _start_writer(self._path, retention)
         self._threads.append(self._writer)
         # Only tells them: a finaliser may be called in the middle of anything, and must not wait.
@@ -87,6 +89,8 @@ class SqliteStore(CheckpointStore):
         return f"SqliteStore({self._path!r})"
 
     def close(self) -> None:
+        if self._pid != os.getpid():  # the threads are the parent's, and the lock may be one of theirs
+            return
         with self._lock:
             threads = list(self._threads)
         for thread in threads:
@@ -105,7 +109,7 @@ class SqliteStore(CheckpointStore):
 
     async def claim(self, run_id: str, *, force: bool = False) -> Claim:
         def act(writer: SqliteWriter) -> Claim:
-            claim = sqlite_jobs.claim(writer.connection, writer.reader, writer.owner, run_id, force)
+            claim = sqlite_jobs.claim(writer.connection, writer.reader, writer.owner, run_id, force, writer.kept)
             writer.forget(run_id)
             writer.to_tell.add(run_id)
             return claim
@@ -113,7 +117,20 @@ class SqliteStore(CheckpointStore):
         return await self._write(act, undo=self.let_go)
 
     def let_go(self, claim: Claim) -> None:
-        self._writer.post(Job(_letting_go(claim), lambda _result, _error: None))
+        writer, under_way = self._writer, self._letting_go
+
+        def act(_: SqliteWriter) -> None:
+            sqlite_jobs.let_go(writer.connection, writer.owner, claim)
+            writer.news = True
+
+        def settled(_: None, error: BaseException | None) -> None:
+            if error is not None:
+                writer.kept[claim.run_id] = claim.fence
+            under_way.discard(job)
+
+        job = Job(act, settled)
+        under_way.add(job)  # until it is written, what is read would not show it
+        writer.post(job)
 
     # --- reading
 
@@ -215,7 +232,11 @@ class SqliteStore(CheckpointStore):
         reader = self._started_reader()
 
         def start(settle: Settle[T]) -> None:
-            reader.post(ReadJob(read, settle))
+            job = ReadJob(read, settle)
+            if self._letting_go:
+                self._writer.post(Barrier(lambda: reader.post(job)))
+            else:
+                reader.post(job)
 
         return await wait_for(start)
 
@@ -229,14 +250,6 @@ class SqliteStore(CheckpointStore):
             return self._reader
 
 
-def _letting_go(claim: Claim) -> Callable[[SqliteWriter], None]:
-    def act(writer: SqliteWriter) -> None:
-        sqlite_jobs.let_go(writer.connection, writer.owner, claim)
-        writer.news = True
-
-    return act
-
-
 def _stop(threads: list[StoreThread[Any]]) -> None:
     for thread in threads:
         thread.stop()
@@ -247,10 +260,14 @@ def _start_writer(path: str, retention: float | None) -> SqliteWriter:
     connection = open_database(path)
     try:
         owners = OwnerFile.enter(path)
+        writer = None
         try:
             writer = _become_owner(connection, path, owners, retention)
             writer.start()
         except BaseException:
+            if writer is not None:
+                owners.connections.discard(connection)
+                owners.let_go(writer.owner)
             owners.leave()
             raise
     except sqlite3.Error as exc:

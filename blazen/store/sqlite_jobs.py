@@ -12,11 +12,15 @@ from blazen.store.sqlite_commits import TABLES_OF_A_RUN
 from blazen.store.sqlite_queries import Reader
 
 
-def claim(connection: sqlite3.Connection, reader: Reader, owner: int, run_id: str, force: bool) -> Claim:
+def claim(
+    connection: sqlite3.Connection, reader: Reader, owner: int, run_id: str, force: bool, kept: dict[str, int]
+) -> Claim:
+    """Make a claim; `kept` are claims of this owner that it should have let go of (see `SqliteWriter`)."""
     number, state, fence, old = _find(connection, reader, run_id)
     if state in ENDED:
         raise refusals.has_ended(run_id, state, reader.where)
-    if not force and reader.owner_lives(old):
+    let_go_of = old == owner and kept.get(run_id) == fence
+    if not force and not let_go_of and reader.owner_lives(old):
         raise refusals.owner_lives(run_id, reader.where)
     connection.execute("UPDATE blazen_runs SET fence = ?, owner = ? WHERE number = ?", (fence + 1, owner, number))
     return Claim(run_id=run_id, fence=fence + 1)

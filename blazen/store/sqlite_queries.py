@@ -144,13 +144,18 @@ class Reader:
         self, connection: sqlite3.Connection, owner: int, after: int, run_ids: Collection[str] | None = None
     ) -> list[Request]:
         """The requests with a higher number than `after` for what an owner owns, of some runs or all."""
-        of_runs = "" if run_ids is None else f" AND r.run_id IN ({', '.join('?' * len(run_ids))})"
-        rows = connection.execute(
-            f"{_REQUEST} WHERE q.number > ? AND q.taken = 0 AND q.refused IS NULL AND r.owner = ?{of_runs} "
-            "ORDER BY q.number",
-            (after, owner, *(run_ids or ())),
-        ).fetchall()
-        return self._requests(rows)
+        wanted = "q.taken = 0 AND q.refused IS NULL AND r.owner = ? AND q.number > ?"
+        if run_ids is not None:
+            of_runs = f"r.run_id IN ({', '.join('?' * len(run_ids))})"
+            rows = connection.execute(
+                f"{_REQUEST} WHERE {wanted} AND {of_runs} ORDER BY q.number", (owner, after, *run_ids)
+            )
+        else:
+            # CROSS: first the few new requests, then their runs; not first all runs of the owner.
+            rows = connection.execute(
+                f"{_REQUEST.replace('JOIN', 'CROSS JOIN')} WHERE {wanted} ORDER BY q.number", (owner, after)
+            )
+        return self._requests(rows.fetchall())
 
     # --- records of rows
 

@@ -152,6 +152,10 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
             connection.execute(UNDO)
 
 
+def is_full(error: BaseException) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+
+
 def _look_whose(connection: sqlite3.Connection, path: str) -> bool:
     """Whether the file is empty; an error if it is not ours."""
     (application,) = connection.execute("PRAGMA application_id").fetchone()

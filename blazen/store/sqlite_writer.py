@@ -9,11 +9,10 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
 
 from blazen.errors import BlazenError, PersistError
 from blazen.store import refusals
-from blazen.store.base import Commit, Done, OnCommitFailed, Request
+from blazen.store.base import Commit, OnCommitFailed, Request
 from blazen.store.callbacks import (
     BEGIN,
     COMMIT,
@@ -24,70 +23,18 @@ from blazen.store.callbacks import (
     Guard,
     TransactionLostError,
     call_back,
+    in_transaction,
 )
 from blazen.store.sqlite_commits import CommitWriter
 from blazen.store.sqlite_jobs import prune
 from blazen.store.sqlite_owners import OwnerFile
+from blazen.store.sqlite_posted import Barrier, CommitJob, Job, Listener, Look, Posted
 from blazen.store.sqlite_queries import Reader
-from blazen.store.sqlite_schema import explained
+from blazen.store.sqlite_schema import connect, explained, is_full
 from blazen.store.threads import StoreThread
 
 POLL_SECONDS = 0.2
 PRUNE_SECONDS = 60.0
-
-
-class CommitJob:
-    """A commit to write."""
-
-    __slots__ = ("commit", "done")
-
-    def __init__(self, commit: Commit, done: Done) -> None:
-        self.commit = commit
-        self.done = done
-
-    def settle(self, error: BaseException | None) -> None:
-        self.done(error)
-
-
-class Job:
-    """Something else to write: `act` is called in the transaction, `settled` with its result or an error after it."""
-
-    __slots__ = ("act", "result", "settled")
-
-    def __init__(
-        self, act: Callable[[SqliteWriter], Any], settled: Callable[[Any, BaseException | None], None]
-    ) -> None:
-        self.act = act
-        self.settled = settled
-        self.result: Any = None
-
-    def settle(self, error: BaseException | None) -> None:
-        self.settled(None if error is not None else self.result, error)
-
-
-class Look:
-    """A wish to look for news: what others have written, or what a listener has not heard."""
-
-    __slots__ = ("run_id",)
-
-    def __init__(self, run_id: str | None = None) -> None:
-        self.run_id = run_id
-
-    def settle(self, error: BaseException | None) -> None:
-        pass
-
-
-Posted: TypeAlias = CommitJob | Job | Look
-
-
-class Listener:
-    """What one run hears requests with."""
-
-    __slots__ = ("heard", "last")
-
-    def __init__(self, heard: Callable[[list[Request]], None]) -> None:
-        self.heard = heard
-        self.last = 0  # the number of the last request that it has heard
 
 
 class SqliteWriter(StoreThread[Posted]):
@@ -97,6 +44,7 @@ class SqliteWriter(StoreThread[Posted]):
         connection: Used by this thread alone; in a transaction while a job acts.
         owner: The number of the owner.
         news: Set by a job when `runnable` may give something new.
+        kept: Claims that should have been let go of, which could not be written: the runs by id, and the fences.
         to_tell: Ids of runs of which a job has written what their listeners should hear.
     """
 
@@ -109,21 +57,19 @@ class SqliteWriter(StoreThread[Posted]):
         self.owners = owners
         self.reader = Reader(path, owners)
         self.news = False
+        self.kept: dict[str, int] = {}
         self.to_tell: set[str] = set()
         self.listeners: dict[str, Listener] = {}
         self.watchers: list[Callable[[], None]] = []
         self.crashed = False
         self._path = path
-        self._guard = Guard(connection)
-        self._commits = CommitWriter(connection, self._guard, owner, self.reader.where)
         self._retention = retention
         self._next_prune = time.monotonic()
         self._next_poll = 0.0
-        # From now on, not from the first look on: what happens between must be seen.
-        (self._version,) = connection.execute("PRAGMA data_version").fetchone()
         self._heard = 0  # up to here all requests were looked at
         self._dead: set[int] = set()  # owners whose death has been told
         self._poll_failed = False
+        self._use_connection()
 
     # --- the thread
 
@@ -140,7 +86,7 @@ class SqliteWriter(StoreThread[Posted]):
             for job in batch:
                 self.refuse(job)
             return
-        jobs: list[CommitJob | Job] = [job for job in batch if not isinstance(job, Look)]
+        jobs = [job for job in batch if isinstance(job, (CommitJob, Job))]
         looks = [job.run_id for job in batch if isinstance(job, Look)]
         if jobs:
             errors = self._transact(jobs)
@@ -148,6 +94,9 @@ class SqliteWriter(StoreThread[Posted]):
                 call_back(job.settle, error)
             if self.news:
                 self.owners.tell_others(self.owner)
+        for job in batch:
+            if isinstance(job, Barrier):
+                call_back(job.passed)
         self.to_tell.update(run_id for run_id in looks if run_id is not None)
         self._look_around(at_once=None in looks)
         if self._retention is not None and time.monotonic() >= self._next_prune:
@@ -194,8 +143,7 @@ class SqliteWriter(StoreThread[Posted]):
                     errors[exc.job] = exc.error
             except Exception as exc:
                 self._roll_back(rest)
-                full = isinstance(exc, sqlite3.Error) and exc.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
-                if full and len(rest) > 1:  # there may be room for some
+                if is_full(exc) and len(rest) > 1:  # there may be room for some
                     return [errors[job] if job in errors else self._transact([job])[0] for job in jobs]
                 errors.update(dict.fromkeys(rest, self._explained(exc)))
             else:
@@ -246,7 +194,7 @@ class SqliteWriter(StoreThread[Posted]):
         except Exception as exc:
             if isinstance(job, CommitJob):
                 self._commits.forget(job.commit.run_id)
-            if not self.connection.in_transaction:
+            if not in_transaction(self.connection):
                 raise _AgainError(job, self._explained(exc)) from exc
             execute(ROLL_BACK)
             execute(RELEASE)
@@ -262,12 +210,29 @@ class SqliteWriter(StoreThread[Posted]):
         for job in jobs:
             if isinstance(job, CommitJob):
                 self._commits.forget(job.commit.run_id)
-        if self.connection.in_transaction:
-            try:
+        try:
+            if self.connection.in_transaction:
                 self.connection.execute(UNDO)
-            except sqlite3.Error as exc:
-                # The next transaction fails at its beginning, and tries this again.
-                call_back(_raise, self._explained(exc))
+        except sqlite3.Error:
+            # What a connection that is closed has not committed is undone; a callback may have closed it.
+            self._connect_again()
+
+    def _connect_again(self) -> None:
+        self.owners.connections.discard(self.connection)
+        self.connection.close()
+        try:
+            self.connection = connect(self._path)
+        except sqlite3.Error as exc:  # every transaction fails, and tries it again
+            call_back(_raise, self._explained(exc))
+        else:
+            self.owners.connections.add(self.connection)
+            self._use_connection()
+
+    def _use_connection(self) -> None:
+        guard = Guard(self.connection)
+        self._commits = CommitWriter(self.connection, guard, self.owner, self.reader.where)
+        # From now on, not from the first look on: what happens between must be seen.
+        (self._version,) = self.connection.execute("PRAGMA data_version").fetchone()
 
     def forget(self, run_id: str) -> None:
         """Read a run again before it is written: a job has changed it."""
@@ -296,8 +261,9 @@ class SqliteWriter(StoreThread[Posted]):
             if self.to_tell:
                 run_ids = [run_id for run_id in self.to_tell if run_id in self.listeners]
                 self.to_tell.clear()
-                if run_ids:
-                    self._tell(self.reader.requests_to_hear(self.connection, self.owner, 0, run_ids))
+                for start in range(0, len(run_ids), 500):  # SQLite has a limit for the values of a statement
+                    some = run_ids[start : start + 500]
+                    self._tell(self.reader.requests_to_hear(self.connection, self.owner, 0, some))
             self._poll_failed = False
         except (sqlite3.Error, PersistError) as exc:
             # It is tried again. Whoever writes or reads will get the error too; who only listens would not.

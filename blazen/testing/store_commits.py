@@ -303,21 +303,36 @@ class OwnerTests(StoreTests):
     async def test_letting_go_changes_nothing_but_the_owner(self) -> None:
         store, other = self.opened(), self.opened()
         await write(store, first("r", put=[("a", b"1")]))
-        await store.let_go(Claim(run_id="r", fence=1))
+        store.let_go(Claim(run_id="r", fence=1))
         stored = await store.load("r")
         assert (stored.head, stored.parts, stored.info.updated) == (b"head", {"a": b"1"}, NOW)
         assert (stored.info.owned, stored.info.fence) == (False, 1)
         await refused(store, change("r"), OwnershipLost)
         assert (await other.claim("r")).fence == 2
 
+    async def test_what_is_asked_after_letting_go_finds_it_done(self) -> None:
+        store = self.opened()
+        await write(store, first("r"))
+        claim = Claim(run_id="r", fence=1)
+        for fence in range(2, 30):
+            store.let_go(claim)
+            if fence % 3 == 0:
+                assert not (await store.info("r")).owned
+            elif fence % 3 == 1:
+                assert [info.run_id for info in await store.runnable(None, NOW)] == ["r"]
+            claim = await store.claim("r")
+            assert claim.fence == fence
+        store.close()
+        store.let_go(claim)
+
     async def test_a_claim_that_is_no_longer_valid_is_left_alone(self) -> None:
         store, other = self.opened(), self.opened()
         await write(store, first("r"))
         await other.claim("r", force=True)
-        await store.let_go(Claim(run_id="r", fence=1))
-        await store.let_go(Claim(run_id="r", fence=2))
-        await other.let_go(Claim(run_id="r", fence=1))
-        await other.let_go(Claim(run_id="no such run", fence=1))
+        store.let_go(Claim(run_id="r", fence=1))
+        store.let_go(Claim(run_id="r", fence=2))
+        other.let_go(Claim(run_id="r", fence=1))
+        other.let_go(Claim(run_id="no such run", fence=1))
         assert (await store.info("r")).live
         await write(other, change("r", 2))
 

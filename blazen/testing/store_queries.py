@@ -197,7 +197,8 @@ class QueryTests(StoreTests):
         store, other = self.opened(), self.opened()
         await write(store, first("r"))
         await other.claim("r", force=True)
-        await other.let_go(await other.claim("r", force=True))
+        other.let_go(await other.claim("r", force=True))
+        assert not (await other.info("r")).owned
         await other.delete("r")
         await refused(store, change("r"), PersistError)
         await write(other, first("r", head=b"new"))

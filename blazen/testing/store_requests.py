@@ -8,7 +8,7 @@ import pytest
 
 from blazen.errors import ValidationError
 from blazen.store.base import Request
-from blazen.testing.store_base import NOW, SOON, StoreTests, change, first, question, until, write
+from blazen.testing.store_base import NOW, SOON, StoreTests, change, first, question, until, until_claimed, write
 
 
 class RequestTests(StoreTests):
@@ -155,8 +155,8 @@ class RequestTests(StoreTests):
         for run_id in ("r", "r2"):
             await store.request(run_id, "event")
         await until(lambda: bool(heard and others), "both hear their own", SOON)
-        await store.let_go(await store.claim("r", force=True))
-        claim = await other.claim("r")
+        store.let_go(await store.claim("r", force=True))
+        claim = await until_claimed(other, "r")
         await until(lambda: len(others) == 2, "who claims a run hears what is there", SOON)
         await store.request("r", "event")
         await until(lambda: len(others) == 3, "and what comes", SOON)
@@ -215,7 +215,7 @@ class RequestTests(StoreTests):
                 await store.request("r", "event")
             elif act == "let go":
                 claim = await store.claim("let go", force=True)
-                await store.let_go(claim)
+                store.let_go(claim)
             else:
                 store.close()
             if act != "close":
