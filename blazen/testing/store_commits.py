@@ -209,17 +209,18 @@ class CommitTests(StoreTests):
         def fails(_: Any) -> None:
             raise LookupError("nothing there")
 
-        error = await refused(
-            store,
-            change(
-                "r", at=NOW + 1, state="waiting", head=b"new", put=[("b", b"2")], drop=["a"], stream=[b"1"],
-                asked=[question("q2", "r")], answered=["q"], release=True, callbacks=[lambda _: None, fails],
-            ),
-            OnCommitFailed,
-        )  # fmt: skip
-        assert isinstance(error, OnCommitFailed)
-        assert error.index == 1
-        assert isinstance(error.__cause__, LookupError)
+        for release in (True, False):
+            error = await refused(
+                store,
+                change(
+                    "r", at=NOW + 1, state="waiting", head=b"new", put=[("b", b"2")], drop=["a"], stream=[b"1"],
+                    asked=[question("q2", "r")], answered=["q"], release=release, callbacks=[lambda _: None, fails],
+                ),
+                OnCommitFailed,
+            )  # fmt: skip
+            assert isinstance(error, OnCommitFailed)
+            assert error.index == 1
+            assert isinstance(error.__cause__, LookupError)
         assert await store.load("r") == before
         assert await store.stream("r") == [b"0"]
         assert [one.request_id for one in await store.questions()] == ["q"]

@@ -74,6 +74,14 @@ class QueryTests(StoreTests):
         with pytest.raises(ValidationError):
             await store.runs(limit=-1)
 
+    async def test_whether_a_run_is_there(self) -> None:
+        store = self.opened()
+        await write(store, first("r", state="completed", release=True))
+        assert await store.has("r")
+        assert not await store.has("none")
+        await store.delete("r")
+        assert not await store.has("r")
+
     # --- questions
 
     async def test_open_questions_oldest_first(self) -> None:

@@ -132,6 +132,17 @@ class RequestTests(StoreTests):
         assert [request.number for request in heard] == numbers
         assert heard == await store.requests("r")
 
+    async def test_what_this_process_leaves_is_heard_at_once(self) -> None:
+        store, other = self.opened(), self.opened()
+        await write(store, first("r"))
+        heard: list[Request] = []
+        store.listen("r", heard.extend)
+        began = time.monotonic()
+        for number in range(10):
+            await (store, other)[number % 2].request("r", "event")
+            await until(lambda number=number: len(heard) > number, "it is heard", SOON)  # type: ignore[misc]
+        assert time.monotonic() - began < 10 * SOON / 5, "this process is heard no sooner than others"
+
     async def test_what_was_refused_is_not_heard_again(self) -> None:
         store = self.opened()
         await write(store, first("r"))
