@@ -349,9 +349,9 @@ def _restore(run: Run, plan: Plan, attempts: list[tuple[Attempt, Context | None]
     if remembered["once"]:
         run.once_kept = dict(remembered["once"])
     for question in remembered["questions"]:
-        if run.ledger is None:
+        if run.ledger is None or run.ledger.is_new:
             run.on_ask(question)
-        else:  # the stream of a stored run has it already
+        else:  # the store has it already, and so has the stream
             run.questions[question.request_id] = question
     for event in remembered["kept"]:
         run.keep_for_waits(event)

@@ -545,12 +545,14 @@ cdef class RunCore:
             self.ledger.settled(ctx, error is None)
         if not self.gated:
             return self._take_effect(ctx, result, error)
+        cdef bint with_others = self.gating      # of the same pass: they are written together
         self.gating = True
         try:
             self._take_effect(ctx, result, error)
         finally:
-            self.gating = False
-        self.ledger.stir()
+            self.gating = with_others
+        if not with_others:
+            self.ledger.stir()
         return 0
 
     cdef int _take_effect(self, Context ctx, object result, object error) except -1:
@@ -610,6 +612,7 @@ cdef class RunCore:
         entries.sort(key=_entry_order)
         cdef Py_ssize_t done = 0
         cdef Context ctx
+        self.gating = self.gated
         try:
             for ctx, result, error in entries:
                 if self.ending:
@@ -617,7 +620,10 @@ cdef class RunCore:
                 done += 1
                 self._settle(ctx, result, error)
         finally:
+            self.gating = False
             self._drop_finished(entries[done:])
+        if self.gated:
+            self.ledger.stir()
         return 0
 
     cdef int _drop_finished(self, list entries) except -1:
@@ -771,6 +777,11 @@ cdef class RunCore:
     def unsettled(self):
         """How many outcomes wait for the end of this pass."""
         return len(self._finished)
+
+    @property
+    def finished(self):
+        """The attempts whose outcomes wait for the end of this pass. They run no longer, and nothing has come of them."""
+        return [entry[0] for entry in self._finished]
 
     @property
     def numbered(self):

@@ -25,6 +25,7 @@ import msgspec
 from blazen._core import codec
 from blazen._core.run import STEP_CANCELLED
 from blazen._snapshots import as_tuple, describe_attempt, time_used, usage_of
+from blazen.engine.life import State
 from blazen.engine.once import UnderWay
 from blazen.errors import PersistError, ValidationError
 from blazen.events import Event, InputRequestEvent
@@ -178,10 +179,11 @@ class Cutter:
         paused = run.pause
         # What `cancel_step` has told to stop produces nothing and is not run again.
         begun = [(ctx, 0) for ctx in run.running() if ctx.abort_reason != STEP_CANCELLED]
+        begun += [(ctx, 0) for ctx in run.finished]
         if paused is not None:
             begun += [(ctx, 0) for ctx in paused.back]
         # What is queued may begin as soon as this is written, and nothing is written when it does.
-        begins = 0 if run.held else 1
+        begins = 0 if run.life in (State.PAUSING, State.PAUSED) else 1
         for item, seq, step in run.queued():
             if isinstance(item, Event):
                 place = (seq, step.index)

@@ -10,6 +10,7 @@ The end of a run is written before anybody hears of it.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -105,11 +106,15 @@ class Ledger:
         "_batch",
         "_classes",
         "_cutter",
+        "_early",
         "_end_written",
+        "_exists",
         "_fence",
         "_gathered",
+        "_goes_on",
         "_hidden",
         "_new",
+        "_pauses",
         "_state",
         "_timer",
         "_unwritten_end",
@@ -147,15 +152,19 @@ class Ledger:
         self._classes = classes
         self._version = version
         self._new = new
+        self._exists = new is None  # in the store, and is this one
         self._fence = fence
         self._state: RunState | None = None  # as it was written last
         self._wanted = False
+        self._goes_on = False  # something happens after the next commit, though the run waits until then
         self._batch: _Batch | None = None
         self._timer = 0
         self._unwritten_end = False
         self._end_written = False
         self._gathered: _Gathered | None = None
         self._hidden: set[str] | None = None  # questions that are not written yet
+        self._pauses: list[int] | None = None  # requests to pause that are under way
+        self._early: dict[str, Request] | None = None  # answers to what was asked before, and not again yet
 
     def _gather(self) -> _Gathered:
         if self._gathered is None:
@@ -168,7 +177,12 @@ class Ledger:
         """The run has begun."""
         self.run.loop  # noqa: B018  # made here, on the loop's own thread, for the store's
         self.stir()
-        self.store.listen(self.run.run_id, self._heard)
+        try:
+            self.store.listen(self.run.run_id, self._heard)
+        except PersistError as error:  # it has been closed
+            self.error = error
+            self._fail(error)
+            return
         if not self.run.gated:
             self._set_timer()
 
@@ -177,7 +191,10 @@ class Ledger:
         self._cutter.remember(contents, stored.parts, steps)
 
     def stir(self) -> None:
-        """Something took effect: it is to be written, at once or after the commit that is under way."""
+        """Something took effect: it is to be written, at once or after the commit that is under way.
+
+        Where it is the outcome of an attempt (`run.gating`) there may be more of it: whoever takes it stirs afterwards.
+        """
         self._wanted = True
         self._flush()
 
@@ -224,15 +241,17 @@ class Ledger:
         ctx.noted.callbacks.append((ctx.step_name, fn))
 
     def after_commit(self, call: Callable[[], object]) -> None:
-        """Have something done once what takes effect now is written."""
+        """Have something done once what takes effect now is written: the run goes on with it, or others do."""
         self._gather().after.append(call)
+        self._goes_on = True
 
     def hold_question(self, event: InputRequestEvent, schema: Any = None) -> bool:
         """A question is asked. Returns whether it is shown later, once it is written."""
         self.shown(event)
         self._gather().asked.append(_question(event, self.run.run_id, schema))
-        if not self.run.gated:
-            self.stir()
+        if not self.run.gated:  # the next cut has it: now there may be more that comes of the same attempt
+            if self.run.dozing:
+                self.wake()
             return False
         if self._hidden is None:
             self._hidden = set()
@@ -242,12 +261,19 @@ class Ledger:
         return True
 
     def _show(self, event: InputRequestEvent) -> None:
+        if not self.is_hidden(event.request_id):
+            return  # it has been: somebody has answered what the store has shown him
         assert self._hidden is not None
         self._hidden.discard(event.request_id)
         if not self._hidden:
             self._hidden = None
         if event.request_id in self.run.questions:
             self.run.show(event, None)
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the store has nothing of the run yet."""
+        return self._new is not None
 
     def is_hidden(self, request_id: str) -> bool:
         """Whether a question may not be answered yet, because it is not written."""
@@ -280,21 +306,36 @@ class Ledger:
 
     def block_left_by(self, error: BaseException) -> None:
         """The block is left by an exception. What stops the process does not end the run: others go on with it."""
-        stopped = isinstance(error, KeyboardInterrupt | SystemExit) or (
-            isinstance(error, trio.Cancelled)
-            and (self.survives or getattr(error, "source", None) in ("KeyboardInterrupt", "shutdown"))
-        )
-        if stopped and not self.run.ending and not self.released:
+        if self._stops_the_process(error) and not self.run.ending and not self.released:
             self.closing = self.closing or "stopped"
             self._unwritten_end = True
             self.stir()
+
+    def _stops_the_process(self, error: BaseException | None) -> bool:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return True
+        if error is not None and not isinstance(error, trio.Cancelled):
+            return False
+        return self.survives or getattr(error, "source", None) in ("KeyboardInterrupt", "shutdown")
+
+    def caller_left(self, error: BaseException | None) -> None:
+        """A step is out because the scope that the run lives in was cancelled: as `block_left_by`, but the step and
+        what has come of it are not written, for it has to run again.
+        """
+        if self._stops_the_process(error) and not self.run.ending and not self.released:
+            self.closing = self.closing or "stopped"
+            self._unwritten_end = True
 
     def look_whether_waiting(self) -> None:
         """Let go of a run that nobody watches any more and that waits; note that one waits that is watched."""
         if self.closing is not None or self.run.life is not State.RUNNING or self._batch is not None or self._wanted:
             return
+        if self._pauses is not None:
+            return  # it will be paused in a moment, and let go of then
         if (self.leaving or self._state != "waiting") and self.run.state_name == "waiting":
-            if self.leaving:
+            if self._early:
+                self._take_early()
+            elif self.leaving:
                 self.let_go("released")
             else:
                 self.stir()
@@ -317,6 +358,8 @@ class Ledger:
         run = self.run
         if not self._wanted or self._batch is not None or self.error is not None or self.released or run.ending:
             return
+        if run.gating:
+            return
         self._wanted = False
         now = wall_time()
         try:
@@ -325,6 +368,8 @@ class Ledger:
             self._fail(error)
             return
         state: Any = run.state_name
+        if self._goes_on and state == "waiting":
+            state = "running"  # after a crash others have to go on with it unasked
         if not (
             change.anything
             or state != self._state
@@ -335,6 +380,8 @@ class Ledger:
         ):
             return
         gathered, self._gathered = self._gathered, None
+        if gathered is not None:
+            gathered.asked = [question for question in gathered.asked if question.request_id in run.questions]
         commit = Commit(
             run_id=run.run_id,
             fence=self._fence,
@@ -354,8 +401,11 @@ class Ledger:
             commit.answered = change.answered
         self._new = None
         self._state = state
+        self._goes_on = False
         self._batch = _Batch(gathered, run.behind_gate, lets_go=commit.release)
         self.store.submit(commit, self._done)
+        if commit.release and not run.ending:
+            run.cancel(self.closing)  # at once: whatever it did from here on, others will do
 
     def _write_end(self) -> None:
         """Write how the run has ended; or only let go of it, if others are to go on with it."""
@@ -363,13 +413,11 @@ class Ledger:
             return
         self._end_written = True
         run = self.run
-        self.store.unlisten(run.run_id)
-        if self.error is not None or self._unwritten_end:
-            if not self.released:
-                self.store.let_go(Claim(run_id=run.run_id, fence=self._fence))
-            self._over()
-            return
-        if self.released:
+        with contextlib.suppress(PersistError):
+            self.store.unlisten(run.run_id)
+        stopped = isinstance(run.outcome, KeyboardInterrupt | SystemExit)  # which came out of a step
+        if self.released or self.error is not None or self._unwritten_end or stopped:
+            self._let_go_unwritten()
             self._over()
             return
         now = wall_time()
@@ -395,6 +443,12 @@ class Ledger:
         self._new = None
         self._batch = _Batch(gathered, last=True)
         self.store.submit(commit, self._done)
+
+    def _let_go_unwritten(self) -> None:
+        """Leave the run to others as it was written last. Nothing if it never was: the store may have one of its id."""
+        if self._exists and not self.released:
+            with contextlib.suppress(PersistError):  # then others see when this owner is closed or dies
+                self.store.let_go(Claim(run_id=self.run.run_id, fence=self._fence))
 
     def _outcome(self) -> tuple[bytes | None, str | None]:
         """The result and the error of a run that has ended, as they are written."""
@@ -435,6 +489,7 @@ class Ledger:
                 waiter.error = error
                 waiter.done.set()
         if error is None:
+            self._exists = True
             if batch.last:
                 self._over()
                 return
@@ -444,14 +499,14 @@ class Ledger:
                 call()
             if batch.lets_go:
                 self.released = True
-                if not self.run.ending:
-                    self.run.cancel(self.closing)
         else:
             self._failed(error, batch)
         if batch.last:
             return
-        if self.run.ending and not self.run.workers:
-            self._write_end()
+        if self.run.ending:
+            self._release_waiters(None)  # nothing more is written until their steps are out
+            if not self.run.workers:
+                self._write_end()
         else:
             self._flush()
             self.look_whether_waiting()
@@ -469,6 +524,9 @@ class Ledger:
             failure.__cause__ = error.__cause__
         else:
             self.error = failure = error
+        if batch.lets_go:
+            self.run.happened(Happening.FATAL, failure)
+            return
         if not batch.last:
             self._fail(failure)
             return
@@ -526,14 +584,70 @@ class Ledger:
         for request in wanted:
             if self.run.ending or self.closing is not None:
                 return  # it stays in the store, for whoever goes on with the run
-            taken = self._gather().taken
-            taken.append(request.number)  # first: what is written has the request or what has come of it
-            try:
-                requests.apply(self.run, request, self._classes)
-            except (ValidationError, WorkflowError) as error:
-                taken.remove(request.number)
-                self._gather().refused.append((request.number, str(error)))
+            if request.kind == "pause":  # it stays in the store until the run is paused
+                self._pauses = [*(self._pauses or ()), request.number]
+                self.run.nursery.start_soon(requests.pause, self.run, request.number, name="blazen pause")
+            elif request.kind == "answer" and request.key in self.run.reopened:
+                if self._early is None:
+                    self._early = {}
+                self._early[str(request.key)] = request
+            else:
+                if request.kind == "resume":  # it comes after them
+                    self._take_pauses()
+                self._do(request)
+
+    def _do(self, request: Request) -> None:
+        self._gather().taken.append(request.number)  # first: what is written has the request or what has come of it
+        if request.kind == "answer" and self.is_hidden(str(request.key)):  # the store has shown the question already
+            self._show(self.run.questions[str(request.key)])
+        try:
+            requests.apply(self.run, request, self._classes)
+        except (ValidationError, WorkflowError) as error:
+            self._refuse(request, error)
+        self.stir()
+
+    def _refuse(self, request: Request, error: Exception) -> None:
+        gathered = self._gather()
+        gathered.taken.remove(request.number)
+        gathered.refused.append((request.number, str(error)))
+
+    def is_to_pause(self, number: int) -> bool:
+        """Whether the request of this number to pause still holds: nobody has asked to resume since."""
+        return self._pauses is not None and number in self._pauses
+
+    def pause_requested(self) -> None:
+        """The run is paused, as requests have asked: leave it to others."""
+        self._take_pauses()
+        self.let_go("paused")
+
+    def _take_pauses(self) -> None:
+        if self._pauses is not None:
+            self._gather().taken += self._pauses
+            self._pauses = None
+
+    def early_answer(self, request_id: str, check: Callable[[object], object]) -> tuple[object, object] | None:
+        """What the store was given for a question that a step asks again: as `check` has made it, and as it came.
+
+        It came before the step was here, so it could not be checked. None if nothing has come, or what does not fit:
+        that is refused, and the question stays open.
+        """
+        request = None if self._early is None else self._early.pop(request_id, None)
+        if request is None:
+            return None
+        self._gather().taken.append(request.number)
+        try:
+            given = codec.decode(request.data)
+            return check(given), given
+        except ValidationError as error:
+            self._refuse(request, error)
             self.stir()
+            return None
+
+    def _take_early(self) -> None:
+        """The run waits, and steps have not asked again what has been answered: they get it if they still do."""
+        early, self._early = self._early or {}, None
+        for request in early.values():
+            self._do(request)
 
 
 _ENDS: dict[State, Any] = {

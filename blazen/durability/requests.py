@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from blazen._core import codec
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def apply(run: Run, request: Request, classes: codec.ClassTable) -> None:
-    """Do in a run what a request wants.
+    """Do in a run what a request wants that does not take time; else see `pause`.
 
     Raises:
         ValidationError: It cannot be done; the run is undisturbed.
@@ -33,8 +32,6 @@ def apply(run: Run, request: Request, classes: codec.ClassTable) -> None:
         run.send(event, request.key, None)
     elif request.kind == "cancel":
         run.cancel(reason_of(request), by="store")
-    elif request.kind == "pause":
-        run.nursery.start_soon(partial(_pause, run), name="blazen pause")
     elif run.life in (State.PAUSED, State.PAUSING):  # else it was to be resumed, and it has been
         run.happened(Happening.RESUME)
 
@@ -45,10 +42,12 @@ def reason_of(request: Request) -> str | None:
     return reason if isinstance(reason, str) else None
 
 
-async def _pause(run: Run) -> None:
-    """Pause a run and leave it to others."""
+async def pause(run: Run, number: int) -> None:
+    """Pause a run and leave it to others, unless the request of this `number` holds no longer."""
+    if run.ending or not run.ledger.is_to_pause(number):
+        return
     try:
         await pausing.pause(run, abort=False)
     except ValidationError:  # it has ended meanwhile, or was resumed
         return
-    run.ledger.let_go("paused")
+    run.ledger.pause_requested()

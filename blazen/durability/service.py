@@ -15,7 +15,7 @@ from blazen.durability.clock import wall_time
 from blazen.errors import BlazenWarning, PersistError, ValidationError
 
 if TYPE_CHECKING:
-    from blazen.store.base import CheckpointStore, RunInfo
+    from blazen.store.base import CheckpointStore, Claim, RunInfo
     from blazen.workflow import Workflow
 
 # Others see a request within a second: the store tells of it within half a second, and this is the net below it.
@@ -67,21 +67,28 @@ class _Continuing:
         error: BaseException | None = None
         try:
             async with self._room:
-                handler = starting.go_on(workflow, self.store, info.run_id, survives=True, watched=False)
+                claimed: list[Claim] = []
+                handler = starting.go_on(
+                    workflow, self.store, info.run_id, claimed=claimed.append, survives=True, watched=False
+                )
                 try:
                     async with handler:
                         pass
                 except (ValidationError, PersistError) as exc:
                     if handler.began:
                         raise
-                    self._refuse(info, exc)
-                    return
+                    if claimed or isinstance(exc, PersistError):
+                        self._refuse(info, exc)
+                    return  # else others were faster, or it has ended or was deleted meanwhile
         except Exception as exc:
             error = exc
         finally:
             self.active.discard(info.run_id)
             self.changed.set()
-        now = await self.store.info(info.run_id)
+        try:
+            now = await self.store.info(info.run_id)
+        except ValidationError:  # it was deleted as soon as it had ended
+            return
         if now.state == "running":  # the store would not take its end: not again at once
             self.refused[info.run_id] = now.updated
         self.outcomes.append(Recovered(info.run_id, info.workflow, now.state, error))

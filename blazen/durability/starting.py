@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,13 @@ def keep_snapshot(
 
 
 def go_on(
-    workflow: Workflow[Any], store: CheckpointStore, run_id: str, *, survives: bool = False, watched: bool = True
+    workflow: Workflow[Any],
+    store: CheckpointStore,
+    run_id: str,
+    *,
+    claimed: Callable[[Claim], object] = lambda _: None,
+    survives: bool = False,
+    watched: bool = True,
 ) -> RunHandler[Any]:
     """A handler of a run that goes on in its store.
 
@@ -67,6 +74,7 @@ def go_on(
         workflow: Of the run.
         store: Where it is.
         run_id: The run.
+        claimed: Called once it has been claimed.
         survives: Whether the run stays in the store when the caller is cancelled.
         watched: Whether somebody may read its stream, which then is loaded.
     """
@@ -79,10 +87,12 @@ def go_on(
 
     async def load() -> Callable[[], None]:
         claim = await store.claim(run_id)
+        claimed(claim)
         try:
             return await _load(run, workflow, store, durability, claim, stream if watched else None, survives)
         except BaseException:
-            store.let_go(claim)
+            with contextlib.suppress(PersistError):  # what went wrong first says more
+                store.let_go(claim)
             raise
 
     return RunHandler(run, None, None, prepare=load)

@@ -290,7 +290,7 @@ class RunHandler(Generic[Out]):
                     await self._run.ledger.written()
                 return snapshot
             except BaseException:
-                if not was_paused:
+                if not was_paused and not self._run.ending and not self._run.over:
                     self._run.happened(Happening.RESUME)
                 raise
         finally:

@@ -6,6 +6,7 @@ the run goes on.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -145,18 +146,28 @@ def release(run: Run) -> None:
     assert paused is not None
     paused.changed.set()
     _requeue(run, paused)
-    run.held = False
     now = run.now()
     for wait, left in paused.waits:
         if wait.task is not None:
             wait.limit(now + left)
     for ctx, left in paused.retries:
         run.retry_at(ctx, now + left)
-    run.keep_time()
-    for wait in paused.deferred:
+    if run.gated:  # attempts that are queued are counted before they begin
+        run.ledger.after_commit(partial(_dispatch_again, run))
+    for wait in paused.deferred:  # first: a run whose steps have what they wait for does not wait
         if wait.task is not None:
             wait.wake()
+    run.keep_time()
     run.pause = None
+    if run.gated:
+        run.ledger.stir()
+    else:
+        _dispatch_again(run)
+
+
+def _dispatch_again(run: Run) -> None:
+    if run.life is not State.RUNNING:  # it was paused again, or has ended, before this was written
+        return
     run.release()
     run.keep_time()
     if run.is_idle():  # the last step finished during the pause
@@ -165,8 +176,13 @@ def release(run: Run) -> None:
 
 def _requeue(run: Run, paused: Pause) -> None:
     """In the order of their events' numbers, before everything that is queued."""
-    for ctx in sorted(paused.back, key=in_order, reverse=True):
-        run.requeue(ctx, handle=ctx.handling)
+    # What goes behind the gate comes out in the order in which it went there, before what is queued too.
+    run.gating = run.gated
+    try:
+        for ctx in sorted(paused.back, key=in_order, reverse=not run.gated):
+            run.requeue(ctx, handle=ctx.handling)
+    finally:
+        run.gating = False
     paused.back.clear()
 
 

@@ -198,8 +198,10 @@ class Run(RunCore):
         """End the run as cancelled. Any number of times, at any time."""
         self.happened(Happening.CANCEL, CancelledError(reason, run_id=self.run_id), by)
 
-    def caller_left(self) -> None:
-        """The scope that the run lives in was cancelled."""
+    def caller_left(self, error: BaseException | None = None) -> None:
+        """The scope that the run lives in was cancelled; `error` is what a step got of it, where one did."""
+        if self.ledger is not None:
+            self.ledger.caller_left(error)
         self.happened(Happening.LEFT, CancelledError(run_id=self.run_id))
 
     def result(self) -> WorkflowResult[Any]:
@@ -369,7 +371,7 @@ class Run(RunCore):
     def _interrupted(self, error: BaseException) -> None:
         """An exception reached a worker that was in no step: the caller's cancellation, or Ctrl-C."""
         if isinstance(error, trio.Cancelled):
-            self.caller_left()
+            self.caller_left(error)
         else:
             self.happened(Happening.FATAL, error)
 
@@ -732,7 +734,7 @@ class Run(RunCore):
         self.note_end("cancelled" if rest is None else "failed", ctx, rest)
         if rest is None:
             self._stray = error
-            self.caller_left()
+            self.caller_left(error)
         elif not isinstance(rest, Exception):
             self.happened(Happening.FATAL, rest)
         else:
@@ -858,9 +860,9 @@ class Run(RunCore):
         with self._sentinel_scope:  # made before: a run may be over before this task has its first turn
             try:
                 await trio.sleep_forever()
-            except trio.Cancelled:
+            except trio.Cancelled as error:
                 if not self.ending:
-                    self.caller_left()
+                    self.caller_left(error)
 
     def start_sentinel(self) -> None:
         """Start the sentinel, once per run."""

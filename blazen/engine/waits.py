@@ -282,6 +282,17 @@ async def request_input(
         raise run.unanswerable(question)
     await checkpoint_if_cancelled()
     entry.request_id = question.request_id
+    if run.ledger is not None:
+        early = run.ledger.early_answer(
+            question.request_id, lambda given: check_answer(schema, given, question.request_id)
+        )
+        if early is not None:
+            run.reopened.pop(question.request_id, None)
+            del run.questions[question.request_id]
+            entry.value, given = early
+            entry.given = _NOTHING if schema is None else given
+            await run.ledger.written()
+            return entry.value
     wait = Wait(run, ctx, entry, f"an answer to {prompt!r}")
     wait.schema = schema
     if run.reopened.pop(question.request_id, None) is None or run.questions[question.request_id] != question:
