@@ -429,7 +429,7 @@ cdef class RunCore:
         """Run an invocation again: its step, or with `handle` the step's `on_error`. It goes before what is queued."""
         ctx._handling = handle
         ctx._used = True
-        if self.gated:
+        if self.gated or self.behind_gate:       # behind it also where only what was loaded waits there
             self._gate.append((ctx._step, ctx, ctx.seq))
             self.ledger.stir()
             return

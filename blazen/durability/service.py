@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Others see a request within a second: the store tells of it within half a second, and this is the net below it.
 LOOK_EVERY = 0.5
 MAX_RUNS = 1000
+# After trouble with the store a run is tried again by `serve` after the first, then twice as long each time, in seconds.
+FIRST_WAIT = 1.0
+LONGEST_WAIT = 60.0
 
 
 class Recovered(msgspec.Struct, frozen=True):
@@ -39,6 +42,13 @@ class Recovered(msgspec.Struct, frozen=True):
     error: BaseException | None = None
 
 
+class _Trouble(msgspec.Struct, frozen=True):
+    """A run is not gone on with for some time."""
+
+    wait: float  # seconds
+    until: float  # trio's clock
+
+
 class _Continuing:
     """The runs of some workflows that this process goes on with."""
 
@@ -47,6 +57,7 @@ class _Continuing:
         self.workflows = _by_name(workflows, call)
         self.active: set[str] = set()
         self.refused: dict[str, float] = {}  # runs that do not fit their workflow, and when they were written
+        self.troubled: dict[str, _Trouble] = {}  # runs that the store would not take or give
         self.outcomes: list[Recovered] = []
         self.changed = trio.Event()
         self._room = trio.CapacityLimiter(_check_max_runs(max_runs, call))
@@ -54,8 +65,12 @@ class _Continuing:
     async def start_what_is_runnable(self, nursery: trio.Nursery) -> int:
         """Start a task for each run that has something to do. Returns how many."""
         started = 0
+        now = trio.current_time()
         for info in await self.store.runnable(tuple(self.workflows), wall_time()):
             if info.run_id in self.active or self.refused.get(info.run_id) == info.updated:
+                continue
+            trouble = self.troubled.get(info.run_id)
+            if trouble is not None and now < trouble.until:
                 continue
             self.active.add(info.run_id)
             nursery.start_soon(self._go_on, info)
@@ -77,6 +92,8 @@ class _Continuing:
                 except (ValidationError, PersistError) as exc:
                     if handler.began:
                         raise
+                    if isinstance(exc, PersistError):
+                        self._note_trouble(info.run_id)
                     if claimed or isinstance(exc, PersistError):
                         self._refuse(info, exc)
                     return  # else others were faster, or it has ended or was deleted meanwhile
@@ -89,13 +106,22 @@ class _Continuing:
             now = await self.store.info(info.run_id)
         except ValidationError:  # it was deleted as soon as it had ended
             return
-        if now.state == "running":  # the store would not take its end: not again at once
-            self.refused[info.run_id] = now.updated
+        if now.state == "running":  # the store would not take its end
+            self._note_trouble(info.run_id)
+        else:
+            self.troubled.pop(info.run_id, None)
         self.outcomes.append(Recovered(info.run_id, info.workflow, now.state, error))
+
+    def _note_trouble(self, run_id: str) -> None:
+        """Not again at once: whatever keeps the store from it may take a while."""
+        before = self.troubled.get(run_id)
+        wait = FIRST_WAIT if before is None else min(before.wait * 2, LONGEST_WAIT)
+        self.troubled[run_id] = _Trouble(wait, trio.current_time() + wait)
 
     def _refuse(self, info: RunInfo, error: Exception) -> None:
         """A run cannot be gone on with: others are not held up by it, and it stays as it is."""
-        self.refused[info.run_id] = info.updated
+        if isinstance(error, ValidationError):
+            self.refused[info.run_id] = info.updated
         self.outcomes.append(Recovered(info.run_id, info.workflow, info.state, error))
         warnings.warn(f"run {info.run_id} stays in the store as it is: {error}", BlazenWarning, stacklevel=2)
 
@@ -138,7 +164,8 @@ async def serve(
 
     It takes runs that have been answered, that are due, or whose owner has died, and leaves those that wait to the
     store. What other processes want of a run (an answer, pause, cancel) is seen within a second. When it is
-    cancelled, its runs stay in the store as they are.
+    cancelled, its runs stay in the store as they are. A run that the store would not take or give is tried again, after a
+    second, then after twice as long each time, up to a minute.
 
     Args:
         store: Where the runs are.

@@ -34,27 +34,33 @@ def keep_new(run: Run, workflow: Workflow[Any]) -> None:
 def keep_snapshot(
     run: Run, workflow: Workflow[Any], snapshot: Snapshot
 ) -> Callable[[], Awaitable[Callable[[], None] | None]]:
-    """Have a run that goes on with a snapshot written down; what it returns looks first whether the store allows it."""
+    """Have a run that goes on with a snapshot written down; what it returns looks first whether the store has it."""
     store = workflow._store
     assert store is not None
 
     async def look() -> None:
-        replace = await store.has(run.run_id)
-        if replace:
+        if not await store.has(run.run_id):
+            keep_new(run, workflow)
+            return
+        claim = await store.claim(run.run_id)
+        try:
             stored = await store.load(run.run_id)
             classes = workflow._class_table()
+            contents = loading.read_contents(stored, classes, trust_native=store.trust_native)
             numbered = codec.decode(snapshot.sections["run"], classes=classes)["numbered"]
-            if (
-                stored.info.state != "paused"
-                or stored.info.live
-                or loading.read_head(stored, classes).numbered != numbered
-            ):
+            if stored.info.state != "paused" or contents.head.numbered != numbered:
                 raise ValidationError(
                     f"workflow {workflow.name!r}: the store has run {run.run_id}, which is {stored.info.state}, and "
                     "the snapshot is another moment of it: what has happened since would happen twice. Go on with what "
                     f"the store has: resume({run.run_id!r})"
                 )
-        _keep(run, workflow, store, workflow._durability, new=NewRun(workflow=workflow.name, replace=replace))
+            _refuse_other(workflow, stored)
+            await _fill_stream(run, store, classes)
+        except BaseException:
+            _give_back(store, claim)
+            raise
+        ledger = _keep(run, workflow, store, workflow._durability, fence=claim.fence)
+        ledger.remember(contents, stored, {spec.name: index for index, spec in enumerate(workflow.graph.specs)})
 
     return look
 
@@ -89,10 +95,9 @@ def go_on(
         claim = await store.claim(run_id)
         claimed(claim)
         try:
-            return await _load(run, workflow, store, durability, claim, stream if watched else None, survives)
+            return await _load(run, workflow, store, durability, claim, watched=watched, survives=survives)
         except BaseException:
-            with contextlib.suppress(PersistError):  # what went wrong first says more
-                store.let_go(claim)
+            _give_back(store, claim)
             raise
 
     return RunHandler(run, None, None, prepare=load)
@@ -104,7 +109,8 @@ async def _load(
     store: CheckpointStore,
     durability: str,
     claim: Claim,
-    stream: EventStream | None,
+    *,
+    watched: bool,
     survives: bool,
 ) -> Callable[[], None]:
     stored = await store.load(claim.run_id)
@@ -124,12 +130,28 @@ async def _load(
     else:
         run.session = workflow._session
     restore = prepare(run, plan, workflow._types)
-    if stream is not None:
-        for item in await store.stream(claim.run_id):
-            stream.append(_event(codec.decode(item, classes=classes, trust_native=store.trust_native), claim.run_id))
+    if watched:
+        await _fill_stream(run, store, classes)
     ledger = _keep(run, workflow, store, durability, fence=claim.fence, survives=survives)
     ledger.remember(contents, stored, plan.steps)
     return restore
+
+
+def _give_back(store: CheckpointStore, claim: Claim) -> None:
+    with contextlib.suppress(PersistError):  # what went wrong before that says more
+        store.let_go(claim)
+
+
+async def _fill_stream(run: Run, store: CheckpointStore, classes: codec.ClassTable) -> None:
+    """Begin the stream of a run with what the store has of it."""
+    assert run.stream is not None
+    for item in await store.stream(run.run_id):
+        event = codec.decode(item, classes=classes, trust_native=store.trust_native)
+        if not isinstance(event, Event):
+            raise PersistError(
+                f"run {run.run_id} is damaged in the store: its stream holds a {type(event).__name__!r} object"
+            )
+        run.stream.append(event)
 
 
 def _refuse_other(workflow: Workflow[Any], stored: StoredRun) -> None:
@@ -143,12 +165,6 @@ def _refuse_other(workflow: Workflow[Any], stored: StoredRun) -> None:
         )
     if info.state in ENDED:
         raise ValidationError(f"{where} it is {info.state}")
-
-
-def _event(value: object, run_id: str) -> Event:
-    if not isinstance(value, Event):
-        raise PersistError(f"run {run_id} is damaged in the store: its stream holds a {type(value).__name__!r} object")
-    return value
 
 
 def _keep(

@@ -505,7 +505,6 @@ async def _watch(
             book.fault(f"the stream repeats itself: {notes}")
     if way == "snapshot and resume" and resumed is not None and session.alive:
         book.note("resume the snapshot")
-        book.unstreamed |= book.committed
         async with workflow.resume(resumed) as handler:
             await trio.sleep(seconds)
             session.crash()
