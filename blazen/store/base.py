@@ -123,7 +123,7 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         workflow: The name of its workflow.
-        replace: Whether a run of this id that is in the store, and that nobody owns, gives way to this one.
+        replace: Whether a run of this id that is in the store, and that nobody alive owns, gives way to this one.
     """
 
     workflow: str
@@ -294,7 +294,7 @@ class CheckpointStore(abc.ABC):
         created_before: float | None = None,
         limit: int | None = None,
     ) -> list[RunInfo]:
-        """The runs of a workflow, in one of some states, created in some time; newest first."""
+        """The runs of a workflow, in one of some states, created after and before two moments; newest first."""
 
     @abc.abstractmethod
     async def info(self, run_id: str) -> RunInfo:

@@ -256,7 +256,7 @@ class Data:
             if run is not None:
                 if not commit.new.replace:
                     raise refusals.exists(commit.run_id, WHERE)
-                if run.owner is not None:
+                if run.owner in self.owners:
                     raise refusals.exists_owned(commit.run_id, WHERE)
             replaced = run
             run = Run(self._runs_made + 1, commit.run_id, commit.new.workflow, commit.at)

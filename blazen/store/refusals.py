@@ -67,8 +67,8 @@ def exists(run_id: str, where: str) -> PersistError:
 
 def exists_owned(run_id: str, where: str) -> PersistError:
     return PersistError(
-        f"a run {run_id!r} is in {where} already and has an owner, so a new run of this id cannot take its place: "
-        "recover it and let it end, or delete it, first"
+        f"a run {run_id!r} is in {where} already and its owner is alive, so a new run of this id cannot take its "
+        "place: let it end, or have it cancelled, first"
     )
 
 

@@ -91,8 +91,10 @@ class SqliteStore(CheckpointStore):
     def close(self) -> None:
         if self._pid != os.getpid():  # the threads are the parent's, and the lock may be one of theirs
             return
-        with self._lock:
+        with self._lock:  # a thread that is started meanwhile is stopped here, or is not started
             threads = list(self._threads)
+            for thread in threads:
+                thread.stop()
         for thread in threads:
             thread.close()
 
@@ -114,7 +116,7 @@ class SqliteStore(CheckpointStore):
             writer.to_tell.add(run_id)
             return claim
 
-        return await self._write(act, undo=self.let_go)
+        return await self._write(act, undo=self.let_go, changes_owner_of=run_id)
 
     def let_go(self, claim: Claim) -> None:
         writer, under_way = self._writer, self._letting_go
@@ -128,7 +130,7 @@ class SqliteStore(CheckpointStore):
                 writer.kept[claim.run_id] = claim.fence
             under_way.discard(job)
 
-        job = Job(act, settled)
+        job = Job(act, settled, claim.run_id)
         under_way.add(job)  # until it is written, what is read would not show it
         writer.post(job)
 
@@ -219,11 +221,16 @@ class SqliteStore(CheckpointStore):
         if self._writer.closing:
             raise refusals.closed(self._where)
 
-    async def _write(self, act: Callable[[SqliteWriter], T], undo: Callable[[T], None] | None = None) -> T:
+    async def _write(
+        self,
+        act: Callable[[SqliteWriter], T],
+        undo: Callable[[T], None] | None = None,
+        changes_owner_of: str | None = None,
+    ) -> T:
         self._check()
 
         def start(settle: Settle[T]) -> None:
-            self._writer.post(Job(act, settle))
+            self._writer.post(Job(act, settle, changes_owner_of))
 
         return await wait_for(start, undo)
 

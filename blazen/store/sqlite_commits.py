@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from blazen.store import refusals
 from blazen.store.base import ENDED, Commit
 from blazen.store.callbacks import Guard
+from blazen.store.sqlite_queries import Reader
 
 _LOOK_UP = "SELECT number, streamed, state, due, fence, owner FROM blazen_runs WHERE run_id = ?"
 _INSERT = (
@@ -67,11 +68,12 @@ class CommitWriter:
     After an error, and after a rollback, `forget` must be called for what was written.
     """
 
-    def __init__(self, connection: sqlite3.Connection, guard: Guard, owner: int, where: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, guard: Guard, owner: int, reader: Reader) -> None:
         self._connection = connection
         self._guard = guard
         self._owner = owner
-        self._where = where
+        self._where = reader.where
+        self._lives = reader.owner_lives
         self._known: dict[str, _Known] = {}
 
     def forget(self, run_id: str) -> None:
@@ -209,7 +211,7 @@ class CommitWriter:
             number, *_, owner = row
             if not commit.new.replace:
                 raise refusals.exists(commit.run_id, self._where)
-            if owner is not None:
+            if self._lives(owner):
                 raise refusals.exists_owned(commit.run_id, self._where)
             for table in TABLES_OF_A_RUN:
                 self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (number,))

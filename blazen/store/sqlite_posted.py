@@ -25,15 +25,23 @@ class CommitJob:
 
 
 class Job:
-    """Something else to write: `act` is called in the transaction, `settled` with its result or an error after it."""
+    """Something else to write: `act` is called in the transaction, `settled` with its result or an error after it.
 
-    __slots__ = ("act", "result", "settled")
+    `run_id` is the run whose owner it changes, if any: the commits of that run are written before or after it, as they
+    were posted.
+    """
+
+    __slots__ = ("act", "result", "run_id", "settled")
 
     def __init__(
-        self, act: Callable[[SqliteWriter], Any], settled: Callable[[Any, BaseException | None], None]
+        self,
+        act: Callable[[SqliteWriter], Any],
+        settled: Callable[[Any, BaseException | None], None],
+        run_id: str | None = None,
     ) -> None:
         self.act = act
         self.settled = settled
+        self.run_id = run_id
         self.result: Any = None
 
     def settle(self, error: BaseException | None) -> None:

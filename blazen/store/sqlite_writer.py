@@ -69,7 +69,9 @@ class SqliteWriter(StoreThread[Posted]):
         self._heard = 0  # up to here all requests were looked at
         self._dead: set[int] = set()  # owners whose death has been told
         self._poll_failed = False
-        self._use_connection()
+        self._commits = self._commit_writer()
+        # From now on, not from the first look on: what happens between must be seen.
+        self._version: int | None = connection.execute("PRAGMA data_version").fetchone()[0]
 
     # --- the thread
 
@@ -160,8 +162,13 @@ class SqliteWriter(StoreThread[Posted]):
         if together:
             plain: dict[str, Commit] = {}
             alone = []
+            owners_change = {job.run_id for job in jobs if isinstance(job, Job)}
             for job in jobs:
-                if isinstance(job, CommitJob) and self._commits.is_plain(job.commit):
+                if (
+                    isinstance(job, CommitJob)
+                    and self._commits.is_plain(job.commit)
+                    and job.commit.run_id not in owners_change
+                ):
                     if job.commit.run_id in plain:
                         raise _AgainError(None, None)  # two of one run: in order
                     plain[job.commit.run_id] = job.commit
@@ -226,13 +233,11 @@ class SqliteWriter(StoreThread[Posted]):
             call_back(_raise, self._explained(exc))
         else:
             self.owners.connections.add(self.connection)
-            self._use_connection()
+            self._commits = self._commit_writer()
+            self._version = None
 
-    def _use_connection(self) -> None:
-        guard = Guard(self.connection)
-        self._commits = CommitWriter(self.connection, guard, self.owner, self.reader.where)
-        # From now on, not from the first look on: what happens between must be seen.
-        (self._version,) = self.connection.execute("PRAGMA data_version").fetchone()
+    def _commit_writer(self) -> CommitWriter:
+        return CommitWriter(self.connection, Guard(self.connection), self.owner, self.reader)
 
     def forget(self, run_id: str) -> None:
         """Read a run again before it is written: a job has changed it."""

@@ -171,14 +171,15 @@ class CommitTests(StoreTests):
         await write(store, change("r", stream=[b"first"]))
         assert await store.stream("r") == [b"first"]
 
-    async def test_a_run_that_has_an_owner_does_not_give_way(self) -> None:
+    async def test_a_run_whose_owner_lives_does_not_give_way_and_an_orphan_does(self) -> None:
         store, other = self.opened(), self.opened()
         await write(store, first("r", head=b"old"))
         await refused(store, first("r", replace=True), PersistError)
         await refused(other, first("r", replace=True), PersistError)
-        self.kill(store)
-        await refused(other, first("r", replace=True), PersistError)
         assert (await other.load("r")).head == b"old"
+        self.kill(store)
+        await write(other, first("r", replace=True, head=b"new"))
+        assert (await other.load("r")).head == b"new"
 
     async def test_replacing_a_run_that_is_not_there_makes_it(self) -> None:
         store = self.opened()
@@ -323,6 +324,12 @@ class OwnerTests(StoreTests):
                 assert [info.run_id for info in await store.runnable(None, NOW)] == ["r"]
             claim = await store.claim("r")
             assert claim.fence == fence
+        outcomes: list[BaseException | None] = []
+        store.let_go(claim)
+        store.submit(change("r", claim.fence, head=b"late"), outcomes.append)
+        await until(lambda: bool(outcomes), "the commit is settled")
+        assert isinstance(outcomes[0], OwnershipLost)
+        assert (await store.load("r")).head == b"head"
         store.close()
         store.let_go(claim)
 
