@@ -413,7 +413,7 @@ cdef class RunCore:
             sender = "was sent from outside the run" if emitter is None else f"step {emitter!r} sent"
             route = self.router.narrow(route, event, sender, emitter, self._is_awaited(event))
         self._cause = cause
-        if self.gated and emitter is None:
+        if emitter is None and (self.gated or self.behind_gate):
             self.gating = True
             try:
                 self._deliver(route, event)

@@ -279,8 +279,8 @@ class Ledger:
         """Whether a question may not be answered yet, because it is not written."""
         return self._hidden is not None and request_id in self._hidden
 
-    async def written(self) -> None:
-        """Return when all that has taken effect by now is written; at once in a run that is ending.
+    async def written(self) -> bool:
+        """Wait until all that has taken effect by now is written. False, at once, in a run that is ending.
 
         Raises:
             PersistError: It cannot be written.
@@ -289,13 +289,14 @@ class Ledger:
             raise self.error
         if self.run.ending or self.released:
             await trio.lowlevel.checkpoint()
-            return
+            return False
         waiter = _Waiter()
         self._gather().waiters.append(waiter)
         self.stir()
         await waiter.done.wait()
         if waiter.error is not None:
             raise waiter.error
+        return not self.run.ending
 
     # --- letting go of the run
 

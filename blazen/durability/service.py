@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 # Others see a request within a second: the store tells of it within half a second, and this is the net below it.
 LOOK_EVERY = 0.5
 MAX_RUNS = 1000
-# After trouble with the store a run is tried again by `serve` after the first, then twice as long each time, in seconds.
+# After trouble with the store a run is tried again by `serve` after the first, then twice as long each time, in
+# seconds.
 FIRST_WAIT = 1.0
 LONGEST_WAIT = 60.0
 
@@ -163,9 +164,9 @@ async def serve(
     """Go on with the runs of some workflows, for as long as this is not cancelled.
 
     It takes runs that have been answered, that are due, or whose owner has died, and leaves those that wait to the
-    store. What other processes want of a run (an answer, pause, cancel) is seen within a second. When it is
-    cancelled, its runs stay in the store as they are. A run that the store would not take or give is tried again, after a
-    second, then after twice as long each time, up to a minute.
+    store. What other processes want of a run (an answer, pause, cancel) is seen within a second. When it is cancelled,
+    its runs stay in the store as they are. A run that the store would not take or give is tried again, after a second,
+    then after twice as long each time, up to a minute.
 
     Args:
         store: Where the runs are.

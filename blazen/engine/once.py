@@ -66,7 +66,9 @@ async def once(run: Run, ctx: Context, key: object, fn: object) -> object:
         if run.ledger is not None:
             # The effect has taken place: it is recorded, whoever is cancelled meanwhile.
             with trio.CancelScope(shield=True):
-                await run.ledger.written()
+                is_recorded = await run.ledger.written()
+            if not is_recorded:
+                await checkpoint()  # the run is ending: the step is told so here, and not given what is not recorded
     finally:
         under_way.over.set()
     return result
