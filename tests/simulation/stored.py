@@ -333,6 +333,8 @@ async def _main(plan: Plan, book: Book) -> None:
                 await _hold_session(session, memory, dice, means, way, seconds, commits)
             except* BlazenError as group:
                 for error in _leaves(group):
+                    if getattr(error, "reason", None) == "paused" and "pause through the store" in book.ways:
+                        continue  # an earlier session has asked for it
                     if session.alive and "the disk is full" not in str(error):
                         book.fault(f"{means}, {way}: {error!r}")
             if session.alive:
