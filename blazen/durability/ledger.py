@@ -337,7 +337,8 @@ class Ledger:
             if self._early:
                 self._take_early()
             elif self.leaving:
-                self.let_go("released")
+                if self.run.next_deadline() > self.run.now():  # else it goes on in a moment
+                    self.let_go("released")
             else:
                 self.stir()
 

@@ -107,7 +107,7 @@ class _Continuing:
             now = await self.store.info(info.run_id)
         except ValidationError:  # it was deleted as soon as it had ended
             return
-        if now.state == "running":  # the store would not take its end
+        if now.state == "running" or isinstance(error, PersistError):  # the store would not take what it did
             self._note_trouble(info.run_id)
         else:
             self.troubled.pop(info.run_id, None)
