@@ -192,7 +192,8 @@ class Run(RunCore):
         """End the run with an error; every step is aborted. A caller that was cancelled before that has come first."""
         if not self.ending and self._caller_is_cancelled():
             self.caller_left()
-        self.happened(Happening.FAILURE, error)
+        if not self.over:  # else it has ended with its caller: no step was left to unwind
+            self.happened(Happening.FAILURE, error)
 
     def cancel(self, reason: str | None = None, by: str = "cancel") -> None:
         """End the run as cancelled. Any number of times, at any time."""
