@@ -623,13 +623,13 @@ class Run(RunCore):
             self.ledger.shown(event)
 
     @enable_ki_protection
-    def on_ask(self, event: InputRequestEvent) -> None:
-        """A question was produced."""
+    def on_ask(self, event: InputRequestEvent, schema: object = None) -> None:
+        """A question was produced; `schema` is the type of its answer."""
         if self.stream is None:
             self.fail(self.unanswerable(event))
             return
         self.questions[event.request_id] = event
-        if self.ledger is None or not self.ledger.hold_question(event):
+        if self.ledger is None or not self.ledger.hold_question(event, schema):
             self.show(event, None)
 
     def unanswerable(self, event: InputRequestEvent) -> Exception:
