@@ -15,7 +15,7 @@ from blazen.durability.cut import Cutter
 from blazen.durability.ledger import Ledger
 from blazen.engine.handler import RunHandler
 from blazen.errors import PersistError, ValidationError
-from blazen.events import Event
+from blazen.events import Event, InputRequestEvent
 from blazen.store.base import ENDED, Claim, NewRun
 
 if TYPE_CHECKING:
@@ -47,8 +47,11 @@ def keep_snapshot(
             stored = await store.load(run.run_id)
             classes = workflow._class_table()
             contents = loading.read_contents(stored, classes, trust_native=store.trust_native)
-            numbered = codec.decode(snapshot.sections["run"], classes=classes)["numbered"]
-            if stored.info.state != "paused" or contents.head.numbered != numbered:
+            then = codec.decode(snapshot.sections["run"], classes=classes)
+            # An answer to a step that asks in its middle is no event, and has no number.
+            same = contents.head.numbered == then["numbered"]
+            same = same and _asked(contents.questions) == _asked(then["questions"])
+            if stored.info.state != "paused" or not same:
                 raise ValidationError(
                     f"workflow {workflow.name!r}: the store has run {run.run_id}, which is {stored.info.state}, and "
                     "the snapshot is another moment of it: what has happened since would happen twice. Go on with what "
@@ -135,6 +138,10 @@ async def _load(
     ledger = _keep(run, workflow, store, durability, fence=claim.fence, survives=survives)
     ledger.remember(contents, stored, plan.steps)
     return restore
+
+
+def _asked(questions: list[InputRequestEvent]) -> set[str]:
+    return {question.request_id for question in questions}
 
 
 def _give_back(store: CheckpointStore, claim: Claim) -> None:

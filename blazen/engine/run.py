@@ -192,7 +192,8 @@ class Run(RunCore):
         """End the run with an error; every step is aborted. A caller that was cancelled before that has come first."""
         if not self.ending and self._caller_is_cancelled():
             self.caller_left()
-        self.happened(Happening.FAILURE, error)
+        if not self.over:  # else it has ended with its caller: no step was left to unwind
+            self.happened(Happening.FAILURE, error)
 
     def cancel(self, reason: str | None = None, by: str = "cancel") -> None:
         """End the run as cancelled. Any number of times, at any time."""
@@ -622,13 +623,13 @@ class Run(RunCore):
             self.ledger.shown(event)
 
     @enable_ki_protection
-    def on_ask(self, event: InputRequestEvent) -> None:
-        """A question was produced."""
+    def on_ask(self, event: InputRequestEvent, schema: object = None) -> None:
+        """A question was produced; `schema` is the type of its answer."""
         if self.stream is None:
             self.fail(self.unanswerable(event))
             return
         self.questions[event.request_id] = event
-        if self.ledger is None or not self.ledger.hold_question(event):
+        if self.ledger is None or not self.ledger.hold_question(event, schema):
             self.show(event, None)
 
     def unanswerable(self, event: InputRequestEvent) -> Exception:

@@ -296,7 +296,7 @@ async def request_input(
     wait = Wait(run, ctx, entry, f"an answer to {prompt!r}")
     wait.schema = schema
     if run.reopened.pop(question.request_id, None) is None or run.questions[question.request_id] != question:
-        run.on_ask(question)  # else the stream of the resumed run has begun with it
+        run.on_ask(question, schema)  # else the stream of the resumed run has begun with it
     value = await wait.outcome(seconds)
     if value is not _NOTHING:
         return value

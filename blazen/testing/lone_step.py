@@ -187,7 +187,7 @@ class LoneStep(Run):
     def on_stop(self, event: StopEvent) -> None:
         """Not the end: there may be more events for the step."""
 
-    def on_ask(self, event: InputRequestEvent) -> None:
+    def on_ask(self, event: InputRequestEvent, schema: object = None) -> None:
         """The step asks in its middle; or it has returned a question, which is for other steps to be answered."""
         assert self.stream is not None
         if any(entry.request_id == event.request_id for ctx in self.running() for entry in _calls_of(ctx)):
