@@ -419,8 +419,8 @@ class Workflow(Generic[Out]):
             self._guarded = True
         if not _in_trio():
             raise ValidationError(
-                f"workflow {self.name!r} is run outside of trio: call it inside trio.run(...), or use run_sync() where "
-                "no event loop runs"
+                f"workflow {self.name!r} is run outside of trio: call it inside trio.run(...), in asyncio use "
+                "blazen.asyncio.run(workflow, ...), or run_sync() where no event loop runs"
             )
         run = (kind or _new_run)(
             self._router,
@@ -500,9 +500,7 @@ _in_trio: Callable[[], bool]
 
 def _load_engine(graph: Graph) -> None:
     global _new_run, _in_trio
-    from trio.lowlevel import in_trio_task
-
-    from blazen.engine.calling import unguard_steps
+    from blazen.engine.calling import in_trio, unguard_steps
     from blazen.engine.run import Run
 
     if any(spec.run == "process" for spec in graph.specs):
@@ -511,7 +509,7 @@ def _load_engine(graph: Graph) -> None:
         load(graph.name)
     unguard_steps(graph)
     _new_run = Run
-    _in_trio = in_trio_task
+    _in_trio = in_trio
 
 
 def _check_grace(value: object, where: str) -> float:

@@ -46,9 +46,7 @@ class Edit:
                 raise
         else:
             if holder._task is current_task():
-                raise ValidationError(
-                    f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
-                )
+                raise self._waits_for_itself()
             await self._wait_behind(holder)
         try:
             self.value: object = self._ctx.get(self._key, self._default)
@@ -77,6 +75,11 @@ class Edit:
                 self._ctx.set(self._key, self.value)
         finally:
             self._let_go()
+
+    def _waits_for_itself(self) -> ValidationError:
+        return ValidationError(
+            f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
+        )
 
     def _let_go(self) -> None:
         if not self._queue:

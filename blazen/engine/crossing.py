@@ -1,0 +1,158 @@
+"""Between asyncio and trio: how one waits for the other, and how a cancellation passes.
+
+A `Door` leads from a trio loop to an asyncio loop and back. There are two: that of `blazen.asyncio`, where trio is a
+guest in the asyncio loop and both run in one thread; and `ThreadDoor` of `engine.asyncio_thread`, to a loop in a thread
+of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+import outcome
+import trio
+
+from blazen.errors import CancelledError, ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+class Door(Protocol):
+    """The way between one trio loop and one asyncio loop."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The asyncio loop."""
+
+    def to_trio(self, call: Callable[[], object]) -> None:
+        """Have `call()` run in the trio loop; from the asyncio loop's thread. Calls come in order."""
+
+    def to_asyncio(self, call: Callable[[], object]) -> None:
+        """Have `call()` run in the asyncio loop's thread; from the trio loop's. Calls come in order."""
+
+    def spawn(self, call: TrioCall) -> None:
+        """Start a task in the trio loop that awaits `call.main()`; from the asyncio loop's thread."""
+
+
+# Of this trio loop; set where it is a guest, else made for the first step that needs one.
+door_of_loop: trio.lowlevel.RunVar[Door] = trio.lowlevel.RunVar("blazen.door")
+
+
+class TrioCall:
+    """An async function of trio's that somebody in asyncio waits for.
+
+    Made and used in the asyncio loop's thread. Whoever waits and is cancelled there has the trio task cancelled, goes
+    on waiting until it is out, and only then sees the cancellation.
+    """
+
+    __slots__ = ("_cancelled", "_door", "_fn", "_outcome", "_scope", "_waiters", "variables")
+
+    def __init__(self, door: Door, fn: Callable[[], Awaitable[Any]]) -> None:
+        self._door = door
+        self._fn = fn
+        self._scope = trio.CancelScope()
+        self._outcome: outcome.Outcome[Any] | None = None
+        self._waiters: list[asyncio.Future[None]] = []
+        self.variables = copy_context()
+
+    def start(self) -> TrioCall:
+        """Begin, with the caller's context variables."""
+        self._door.spawn(self)
+        return self
+
+    @property
+    def over(self) -> bool:
+        """Whether the trio task is out."""
+        return self._outcome is not None
+
+    def result(self) -> Any:
+        """What came out of it."""
+        assert self._outcome is not None
+        return self._outcome.unwrap()
+
+    def cancel(self) -> None:
+        """Cancel the trio task."""
+        self._door.to_trio(self._scope.cancel)
+
+    async def wait(self) -> Any:
+        """Wait until it is out, and return or raise what came out of it.
+
+        A caller that is cancelled meanwhile gets its `asyncio.CancelledError` then, whatever came out; an error is its
+        `__context__`. Only what is no `Exception`, such as KeyboardInterrupt, comes before it.
+        """
+        cancelled = await self.wait_until(lambda: self.over)
+        if cancelled is None:
+            return self.result()
+        try:
+            self.result()
+        except Exception as exc:
+            cancelled.__context__ = exc
+        raise cancelled
+
+    async def wait_until(self, condition: Callable[[], bool]) -> asyncio.CancelledError | None:
+        """Wait until the condition holds, or it is out; `wake` has it looked at. Returns a cancellation that came."""
+        cancelled: asyncio.CancelledError | None = None
+        while not (self.over or (cancelled is None and condition())):
+            waiter = self._door.loop.create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError as exc:
+                cancelled = cancelled or exc
+                self.cancel()
+            except BaseException:  # the coroutine is closed: nobody waits any more
+                self.cancel()
+                raise
+        return cancelled
+
+    def wake(self) -> None:
+        """Have whoever waits look again; from the trio loop's thread."""
+        self._door.to_asyncio(self._wake)
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def main(self) -> None:
+        """What the trio task does."""
+        came_out: outcome.Outcome[Any] | None = None
+        try:
+            with self._scope:
+                came_out = outcome.Value(await self._fn())
+        except trio.Cancelled:  # the trio loop is ended
+            came_out = outcome.Error(CancelledError("the event loop is closed"))
+            raise
+        except BaseException as exc:
+            came_out = outcome.Error(exc)
+        finally:
+            self._door.to_asyncio(partial(self._end, came_out or outcome.Error(CancelledError())))
+
+    def lose(self, error: Exception) -> None:
+        """The trio loop has broken, and the task with it."""
+        if not self.over:
+            self._end(outcome.Error(error))
+
+    def _end(self, came_out: outcome.Outcome[Any]) -> None:
+        self._outcome = came_out
+        self._wake()
+
+
+def current_task(call: str) -> asyncio.Task[Any]:
+    """The asyncio task that runs.
+
+    Raises:
+        ValidationError: None does.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    if task is None:
+        raise ValidationError(f"{call} is called outside of an asyncio task")
+    return task
