@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from blazen.asyncio.guest import guest_of_running_loop
 from blazen.asyncio.handler import RunHandler
+from blazen.engine.calling import as_host
 from blazen.errors import ValidationError
 from blazen.retry import show
 from blazen.workflow import Workflow
@@ -40,7 +41,9 @@ async def run(workflow: Workflow[Out], input: Any = None, /, **fields: Any) -> W
     """
     _check(workflow, "run")
     guest = guest_of_running_loop("blazen.asyncio.run()")
-    result: WorkflowResult[Out] = await guest.call(partial(workflow.run, input, **fields)).wait()
+    start = workflow._start(input, fields)
+    made = as_host(partial(workflow._new_run, None))  # here, where the caller's context variables are
+    result: WorkflowResult[Out] = await guest.run(partial(made.execute, start))
     return result
 
 

@@ -13,6 +13,7 @@ import asyncio
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,9 +21,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import outcome
 import sniffio
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from blazen.engine.crossing import TrioCall, door_of_loop
-from blazen.errors import InternalError, ValidationError
+from blazen.errors import BlazenError, CancelledError, InternalError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -32,6 +34,8 @@ _T = TypeVar("_T")
 
 # Seconds for which trio may go on, pass after pass, before the other callbacks of the asyncio loop have their turn.
 LONGEST_TURN = 0.0005
+# Carriers without a call beyond these leave.
+_KEPT_CARRIERS = 32
 # Passes that ending a guest without runs takes at most, with room to spare; it takes five.
 _PASSES_TO_END = 50
 # Where trio keeps which run is that of this thread.
@@ -65,12 +69,15 @@ class Guest:
         self.loop = loop
         self.thread = threading.get_ident()
         self.over = False
-        self._calls: set[TrioCall] = set()  # whose tasks are not out
+        self._calls: set[TrioCall] = set()  # that are not out
+        self._waiting: deque[TrioCall] = deque()  # of those, the ones that no carrier has taken yet
+        self._idle: list[trio.lowlevel.Task] = []  # carriers without a call
         self._ticking = False
         self._timer: asyncio.TimerHandle | None = None
         self._state: Any = None  # trio's GuestState, where we drive it
         self._runner: Any = None
         self._descriptor = -1
+        self._events: Any = []  # that trio has not been told of
         self._ended: asyncio.Future[None] | None = None
         self._hooks = sys.get_asyncgen_hooks()
         before = _leave_thread()
@@ -129,26 +136,28 @@ class Guest:
         """trio has I/O, or its time has come."""
         if not self.over and not self._runner.guest_tick_scheduled:
             self._runner.guest_tick_scheduled = True
-            self._state.unrolled_run_next_send = outcome.capture(self._runner.io_manager.get_events, 0)
+            self._events = self._runner.io_manager.get_events(0)
             self._turn()
 
     def _timed(self) -> None:
         self._timer = None
         self._come()
 
+    @enable_ki_protection
     def _turn(self) -> None:
         """Let trio run until it waits, or has run for long enough. What `GuestState.guest_tick` does, and no thread."""
         if self.over:
             return
-        state, runner, get_events = self._state, self._runner, self._runner.io_manager.get_events
+        runner, go_on, get_events = self._runner, self._state.unrolled_run_gen.send, self._runner.io_manager.get_events
         until = time.perf_counter() + LONGEST_TURN
         library, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
         before = self._begin_turn()
         try:
             while True:
-                timeout = state.unrolled_run_next_send.send(state.unrolled_run_gen)
-                events = state.unrolled_run_next_send = outcome.capture(get_events, 0)
-                if timeout > 0 and isinstance(events, outcome.Value) and not events.value:
+                events, self._events = self._events, []
+                timeout = go_on(events)
+                self._events = get_events(0)
+                if timeout > 0 and not self._events:
                     runner.guest_tick_scheduled = False
                     self._wait(timeout)
                     return
@@ -224,21 +233,61 @@ class Guest:
         call()
 
     def spawn(self, call: TrioCall) -> None:
-        async def counted() -> None:
-            try:
-                await call.main()
-            finally:
-                self._calls.discard(call)
+        self._calls.add(call)
+        self._waiting.append(call)
+        self.inside(self._wake_carrier)
 
-        def start() -> None:
-            trio.lowlevel.spawn_system_task(counted, context=call.variables, name="blazen asyncio")
-            self._calls.add(call)
+    def _wake_carrier(self) -> None:
+        if self._idle:
+            trio.lowlevel.reschedule(self._idle.pop())
+        else:
+            trio.lowlevel.spawn_system_task(self._carry, name="blazen asyncio")
 
-        self.inside(start)
+    async def _carry(self) -> None:
+        """Be a task in trio that awaits one call after the other: a task and a scope each would double what it costs."""
+        task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._idle.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            with trio.CancelScope() as scope:
+                while not scope.cancel_called:
+                    if not self._waiting:
+                        if len(self._idle) >= _KEPT_CARRIERS:
+                            return
+                        self._idle.append(task)
+                        await trio.lowlevel.wait_task_rescheduled(abort)
+                    if self._waiting:
+                        call = self._waiting.popleft()
+                        try:
+                            await call.main(scope)
+                        finally:
+                            self._calls.discard(call)
 
     def call(self, fn: Callable[[], Awaitable[Any]]) -> TrioCall:
         """Begin an async function of trio's; the caller waits for it."""
         return TrioCall(self, fn).start()
+
+    async def run(self, fn: Callable[[], Awaitable[Any]]) -> Any:
+        """Await an async function of trio's, which begins here and now: what it does at once costs no way round."""
+        if self._ticking or self._state is None:
+            return await self.call(fn).wait()
+        call = TrioCall(self, fn)
+        self._calls.add(call)
+        self._waiting.append(call)
+        before = self._enter()
+        self._runner.guest_tick_scheduled = True
+        try:
+            self._wake_carrier()
+        finally:
+            self._exit(before)
+        self._turn()
+        if call.over:
+            await asyncio.sleep(0)  # others have their turn, and a cancellation arrives
+            return call.result()
+        return await call.wait()
 
     # --- the end
 
@@ -250,9 +299,11 @@ class Guest:
             self.loop.remove_reader(self._descriptor)
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
-        for call in list(self._calls):  # none, unless trio itself has broken
-            error = InternalError("the trio run that carried the workflows of this event loop has broken")
-            error.__cause__ = came_out.error if isinstance(came_out, outcome.Error) else None
+        for call in list(self._calls):  # none, unless trio itself has broken, or nobody has come to it
+            error: BlazenError = CancelledError("the event loop is closed")
+            if isinstance(came_out, outcome.Error):
+                error = InternalError("the trio run that carried the workflows of this event loop has broken")
+                error.__cause__ = came_out.error
             call.lose(error)
         self._calls.clear()
 

@@ -64,8 +64,12 @@ class ThreadDoor:
         self.loop.call_soon_threadsafe(call)
 
     def spawn(self, call: TrioCall) -> None:
+        async def carry() -> None:
+            with trio.CancelScope() as scope:
+                await call.main(scope)
+
         def start() -> None:
-            trio.lowlevel.spawn_system_task(call.main, context=call.variables, name="blazen asyncio")
+            trio.lowlevel.spawn_system_task(carry, name="blazen asyncio")
 
         self.to_trio(start)
 

@@ -8,7 +8,6 @@ of its own.
 from __future__ import annotations
 
 import asyncio
-from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -35,7 +34,7 @@ class Door(Protocol):
         """Have `call()` run in the asyncio loop's thread; from the trio loop's. Calls come in order."""
 
     def spawn(self, call: TrioCall) -> None:
-        """Start a task in the trio loop that awaits `call.main()`; from the asyncio loop's thread."""
+        """Have a task of the trio loop await `call.main(scope)`, in a scope; from the asyncio loop's thread."""
 
 
 # Of this trio loop; set where it is a guest, else made for the first step that needs one.
@@ -49,18 +48,18 @@ class TrioCall:
     on waiting until it is out, and only then sees the cancellation.
     """
 
-    __slots__ = ("_cancelled", "_door", "_fn", "_outcome", "_scope", "_waiters", "variables")
+    __slots__ = ("_door", "_fn", "_outcome", "_scope", "_told", "_waiters")
 
     def __init__(self, door: Door, fn: Callable[[], Awaitable[Any]]) -> None:
         self._door = door
         self._fn = fn
-        self._scope = trio.CancelScope()
+        self._scope: trio.CancelScope | None = None
+        self._told = False
         self._outcome: outcome.Outcome[Any] | None = None
         self._waiters: list[asyncio.Future[None]] = []
-        self.variables = copy_context()
 
     def start(self) -> TrioCall:
-        """Begin, with the caller's context variables."""
+        """Begin. The caller's context variables do not come with it: runs keep those they are made with."""
         self._door.spawn(self)
         return self
 
@@ -75,8 +74,13 @@ class TrioCall:
         return self._outcome.unwrap()
 
     def cancel(self) -> None:
-        """Cancel the trio task."""
-        self._door.to_trio(self._scope.cancel)
+        """Have the function cancelled, unless it is out."""
+        self._door.to_trio(self._tell)
+
+    def _tell(self) -> None:
+        self._told = True
+        if self._scope is not None:
+            self._scope.cancel()
 
     async def wait(self) -> Any:
         """Wait until it is out, and return or raise what came out of it.
@@ -119,19 +123,24 @@ class TrioCall:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def main(self) -> None:
-        """What the trio task does."""
-        came_out: outcome.Outcome[Any] | None = None
+    async def main(self, scope: trio.CancelScope) -> None:
+        """What the trio task does, in a scope that is this call's for as long as it goes on."""
+        came_out: outcome.Outcome[Any] = outcome.Error(CancelledError())
+        if self._told:
+            self._door.to_asyncio(partial(self._end, came_out))
+            return
+        self._scope = scope
         try:
-            with self._scope:
-                came_out = outcome.Value(await self._fn())
-        except trio.Cancelled:  # the trio loop is ended
-            came_out = outcome.Error(CancelledError("the event loop is closed"))
+            came_out = outcome.Value(await self._fn())
+        except trio.Cancelled:
+            if not scope.cancel_called:
+                came_out = outcome.Error(CancelledError("the event loop is closed"))
             raise
         except BaseException as exc:
             came_out = outcome.Error(exc)
         finally:
-            self._door.to_asyncio(partial(self._end, came_out or outcome.Error(CancelledError())))
+            self._scope = None
+            self._door.to_asyncio(partial(self._end, came_out))
 
     def lose(self, error: Exception) -> None:
         """The trio loop has broken, and the task with it."""
