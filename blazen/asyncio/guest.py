@@ -23,8 +23,8 @@ import sniffio
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from blazen.engine.crossing import TrioCall, door_of_loop
-from blazen.errors import BlazenError, CancelledError, InternalError, ValidationError
+from blazen.engine.crossing import TrioCall, door_of_loop, loop_is_closed
+from blazen.errors import InternalError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -73,6 +73,7 @@ class Guest:
         self._waiting: deque[TrioCall] = deque()  # of those, the ones that no carrier has taken yet
         self._idle: list[trio.lowlevel.Task] = []  # carriers without a call
         self._ticking = False
+        self._gives_way = False
         self._timer: asyncio.TimerHandle | None = None
         self._state: Any = None  # trio's GuestState, where we drive it
         self._runner: Any = None
@@ -161,7 +162,8 @@ class Guest:
                     runner.guest_tick_scheduled = False
                     self._wait(timeout)
                     return
-                if time.perf_counter() >= until:
+                if self._gives_way or time.perf_counter() >= until:
+                    self._gives_way = False
                     self.loop.call_soon(self._turn)
                     return
         except StopIteration:
@@ -185,6 +187,10 @@ class Guest:
         runner, hooks = before
         sys.set_asyncgen_hooks(*hooks)
         self._exit(runner)
+
+    def give_way(self) -> None:
+        """Let what asyncio has to do come before trio's next pass; called in a turn."""
+        self._gives_way = True
 
     def _wait(self, seconds: float) -> None:
         """Have the loop come back in so many seconds at the latest. Too early does no harm."""
@@ -300,7 +306,7 @@ class Guest:
         if self._ended is not None and not self._ended.done():
             self._ended.set_result(None)
         for call in list(self._calls):  # none, unless trio itself has broken, or nobody has come to it
-            error: BlazenError = CancelledError("the event loop is closed")
+            error: BaseException = loop_is_closed()
             if isinstance(came_out, outcome.Error):
                 error = InternalError("the trio run that carried the workflows of this event loop has broken")
                 error.__cause__ = came_out.error

@@ -103,6 +103,7 @@ class RunHandler(Generic[Out]):
                 self._open = True
                 assert self._block is not None
                 self._block.wake()
+                self._guest.give_way()  # as under trio, the first step begins once the caller of `async with` waits
                 await self._left.wait()
                 if self._error is not None:
                     raise self._error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import outcome
 import trio
 
-from blazen.errors import CancelledError, ValidationError
+from blazen.errors import CancelledError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,8 +93,8 @@ class TrioCall:
             return self.result()
         try:
             self.result()
-        except Exception as exc:
-            cancelled.__context__ = exc
+        except Exception:
+            raise cancelled  # noqa: B904  # the error is its context and not its cause
         raise cancelled
 
     async def wait_until(self, condition: Callable[[], bool]) -> asyncio.CancelledError | None:
@@ -134,7 +134,7 @@ class TrioCall:
             came_out = outcome.Value(await self._fn())
         except trio.Cancelled:
             if not scope.cancel_called:
-                came_out = outcome.Error(CancelledError("the event loop is closed"))
+                came_out = outcome.Error(loop_is_closed())
             raise
         except BaseException as exc:
             came_out = outcome.Error(exc)
@@ -142,7 +142,7 @@ class TrioCall:
             self._scope = None
             self._door.to_asyncio(partial(self._end, came_out))
 
-    def lose(self, error: Exception) -> None:
+    def lose(self, error: BaseException) -> None:
         """The trio loop has broken, and the task with it."""
         if not self.over:
             self._end(outcome.Error(error))
@@ -152,16 +152,6 @@ class TrioCall:
         self._wake()
 
 
-def current_task(call: str) -> asyncio.Task[Any]:
-    """The asyncio task that runs.
-
-    Raises:
-        ValidationError: None does.
-    """
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    if task is None:
-        raise ValidationError(f"{call} is called outside of an asyncio task")
-    return task
+def loop_is_closed() -> asyncio.CancelledError:
+    """What tasks get that wait for a run while their loop is being closed: they are cancelled with it."""
+    return asyncio.CancelledError("the event loop is closed")
