@@ -69,10 +69,12 @@ class Guest:
         self.loop = loop
         self.thread = threading.get_ident()
         self.over = False
+        self._stop = trio.Event()
         self._calls: set[TrioCall] = set()  # that are not out
         self._waiting: deque[TrioCall] = deque()  # of those, the ones that no carrier has taken yet
         self._idle: list[trio.lowlevel.Task] = []  # carriers without a call
         self._ticking = False
+        self._due = False  # the next turn has been asked for
         self._gives_way = False
         self._timer: asyncio.TimerHandle | None = None
         self._state: Any = None  # trio's GuestState, where we drive it
@@ -91,6 +93,7 @@ class Guest:
                 host_uses_signal_set_wakeup_fd=True,
             )
             self._runner = _current.runner
+            door_of_loop.set(self)
             self._hooks, theirs = sys.get_asyncgen_hooks(), self._hooks
             sys.set_asyncgen_hooks(*theirs)
         finally:
@@ -98,8 +101,6 @@ class Guest:
         loop.close = _Closing(self, loop.close)  # type: ignore[method-assign]
 
     async def _main(self) -> None:
-        self._stop = trio.Event()
-        door_of_loop.set(self)
         while True:
             try:
                 await self._stop.wait()
@@ -119,7 +120,7 @@ class Guest:
             return
         self._state, self._runner, self._descriptor = state, runner, descriptor
         self.loop.add_reader(descriptor, self._come)
-        self.loop.call_soon(self._turn)
+        self._ask_for_turn()
 
     def _soon_from_anywhere(self, call: Callable[[], object]) -> None:
         """Likewise, from the thread in which trio's own guest mode waits."""
@@ -135,8 +136,7 @@ class Guest:
 
     def _come(self) -> None:
         """trio has I/O, or its time has come."""
-        if not self.over and not self._runner.guest_tick_scheduled:
-            self._runner.guest_tick_scheduled = True
+        if not self.over and not self._due:
             self._events = self._runner.io_manager.get_events(0)
             self._turn()
 
@@ -149,6 +149,8 @@ class Guest:
         """Let trio run until it waits, or has run for long enough. What `GuestState.guest_tick` does, and no thread."""
         if self.over:
             return
+        self._due = False
+        self._runner.guest_tick_scheduled = True  # so that trio does not write to a socket to wake us
         runner, go_on, get_events = self._runner, self._state.unrolled_run_gen.send, self._runner.io_manager.get_events
         until = time.perf_counter() + LONGEST_TURN
         library, sniffio.thread_local.name = sniffio.thread_local.name, "trio"
@@ -164,7 +166,7 @@ class Guest:
                     return
                 if self._gives_way or time.perf_counter() >= until:
                     self._gives_way = False
-                    self.loop.call_soon(self._turn)
+                    self._ask_for_turn()
                     return
         except StopIteration:
             self._done(runner.main_task_outcome)
@@ -187,6 +189,11 @@ class Guest:
         runner, hooks = before
         sys.set_asyncgen_hooks(*hooks)
         self._exit(runner)
+
+    def _ask_for_turn(self) -> None:
+        self._due = True
+        self._runner.guest_tick_scheduled = True
+        self.loop.call_soon(self._turn)
 
     def give_way(self) -> None:
         """Let what asyncio has to do come before trio's next pass; called in a turn."""
@@ -223,9 +230,8 @@ class Guest:
         if self._ticking:
             return call()
         before = self._enter()
-        if self._state is not None and not self._runner.guest_tick_scheduled:
-            self._runner.guest_tick_scheduled = True  # so that trio does not write to a socket to wake us
-            self.loop.call_soon(self._turn)
+        if self._state is not None and not self._due:
+            self._ask_for_turn()
         try:
             return call()
         finally:

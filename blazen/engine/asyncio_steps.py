@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from blazen.engine.crossing import Door
     from blazen.engine.run import Run
 
+# Seconds after which it is looked again whether a task that somebody else has cancelled has gone on.
+_LOOKS_AGAIN = 0.005
 # Steps that are at work in asyncio, in the whole process: virtual time waits for them.
 _at_work: set[Attempt] = set()
 
@@ -35,7 +37,7 @@ def anything_at_work() -> bool:
 class Attempt:
     """One call of a step in asyncio. `cancel` is what aborting the step calls, as of a cancel scope."""
 
-    __slots__ = ("_ctx", "_run", "_told", "_variables", "_waiter", "door", "error", "over", "result", "task")
+    __slots__ = ("_ctx", "_run", "_told", "_told_at", "_variables", "_waiter", "door", "error", "over", "result", "task")
 
     def __init__(self, run: Run, ctx: Context, variables: Any, door: Door) -> None:
         self._run = run
@@ -43,6 +45,7 @@ class Attempt:
         self._variables = variables
         self.door = door
         self._told = False
+        self._told_at = 0.0  # the asyncio loop's clock
         self.over = False
         self._waiter: trio.lowlevel.Task | None = None
         self.task: asyncio.Task[None] | None = None
@@ -59,6 +62,7 @@ class Attempt:
         """Have its task cancelled; it has the grace period before it is named."""
         if not self._told:
             self._told = True
+            self._told_at = self.door.loop.time()
             self.door.to_asyncio(self._cancel)
             self._run.waits_aborted(self._ctx)
 
@@ -106,13 +110,21 @@ class Attempt:
         try:
             self.result = await step.fn(*arguments)
         except GeneratorExit:  # the loop has been torn down around it
+            _at_work.discard(self)
             raise
         except BaseException as exc:  # kept from the loop, which KeyboardInterrupt and SystemExit would stop
             self.error = exc
 
     def _cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+        task, loop = self.task, self.door.loop
+        if task is None or task.done():
+            return
+        if task.cancelling() and loop.time() < self._told_at + self._run.cleanup_grace:
+            # Somebody else was first, such as `asyncio.run` at its end: a second cancellation would cut its cleanup
+            # off. If it is taken back, as by `asyncio.timeout`, this one is still to come.
+            loop.call_later(_LOOKS_AGAIN, self._cancel)
+        else:
+            task.cancel()
 
     def _end(self, task: asyncio.Task[None] | None) -> None:
         if task is not None and task.cancelled():  # before its first turn
@@ -213,9 +225,6 @@ class AsyncioEdit(Edit):
 
     async def __aenter__(self) -> Edit:
         self._owner = asyncio.current_task()
-        holder = self._held.get(self._key)
-        if isinstance(holder, AsyncioEdit) and holder._owner is self._owner:
-            raise self._waits_for_itself()
         try:
             await wait_in_trio(self._ctx, super().__aenter__)
         except BaseException:
@@ -223,6 +232,9 @@ class AsyncioEdit(Edit):
                 _door_of(self._ctx).to_trio(self._let_go)
             raise
         return self
+
+    def _waits_for_itself(self, holder: Edit) -> bool:
+        return isinstance(holder, AsyncioEdit) and holder._owner is self._owner
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -249,13 +261,18 @@ class AsyncioCleanup:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         door = _door_of(self._ctx)
-        door.to_trio(partial(self._run.cleaning.remove, self._ctx))
+        door.to_trio(self._leave_soon)
         try:
             await self._timeout.__aexit__(kind, error, traceback)
         except TimeoutError:
             door.to_trio(partial(failures.cut_off, self._run, self._ctx, self._grace))
             return True
         return None
+
+    def _leave_soon(self) -> None:
+        """Not to be named for what it has taken until now: the step, which is on its way out, is in another loop."""
+        run = self._run
+        run.add_timer(run.now() + self._grace, partial(run.cleaning.remove, self._ctx))
 
 
 __all__ = ["AsyncioCleanup", "AsyncioEdit", "anything_at_work", "called_from_asyncio", "run_step", "wait_in_trio"]

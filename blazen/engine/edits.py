@@ -45,8 +45,10 @@ class Edit:
                 self._let_go()
                 raise
         else:
-            if holder._task is current_task():
-                raise self._waits_for_itself()
+            if self._waits_for_itself(holder):
+                raise ValidationError(
+                    f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
+                )
             await self._wait_behind(holder)
         try:
             self.value: object = self._ctx.get(self._key, self._default)
@@ -76,10 +78,8 @@ class Edit:
         finally:
             self._let_go()
 
-    def _waits_for_itself(self) -> ValidationError:
-        return ValidationError(
-            f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
-        )
+    def _waits_for_itself(self, holder: Edit) -> bool:
+        return holder._task is current_task()
 
     def _let_go(self) -> None:
         if not self._queue:
