@@ -34,7 +34,7 @@ from blazen import (
 )
 from blazen.engine import asyncio_steps, asyncio_thread
 from blazen.errors import BlazenWarning, CancelledError, TimeoutError, ValidationError, WorkflowError
-from blazen.testing import run_in_virtual_time
+from blazen.testing import cancel_everywhere, run_in_virtual_time, run_step_sync
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -862,7 +862,41 @@ def test_virtual_time_waits_for_asyncio() -> None:
     assert run_in_virtual_time(Workflow("w", [work]).run).result == "in time"
 
 
-def test_a_stopped_loop_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_kit_runs_one_alone() -> None:
+    @step(run="asyncio")
+    async def ask(ctx: Context, ev: StartEvent) -> StopEvent:
+        await asyncio.sleep(0.001)
+        return StopEvent(result=await ctx.request_input("?"))
+
+    @step(run="asyncio", waits=[Letter])
+    async def wait(ctx: Context, ev: StartEvent) -> StopEvent:
+        with pytest.raises(builtins.TimeoutError):
+            await asyncio.wait_for(ctx.wait_for_event(Letter), 0.01)
+        await ctx.wait_for_event(Letter)
+        return StopEvent()
+
+    assert run_step_sync(ask, StartEvent(), answers={"?": 3}).events == [StopEvent(result=3)]
+    with pytest.raises(ValidationError, match="step 'wait' waits for an event 'Letter'"):
+        run_step_sync(wait, StartEvent())
+
+
+def test_the_test_kit_cancels_one_while_it_waits_and_when_it_goes_on() -> None:
+    said: list[str] = []
+
+    @step(run="asyncio")
+    async def work(ev: StartEvent) -> StopEvent:
+        try:
+            await asyncio.sleep(0.001)
+        finally:
+            said.append("out")
+        return StopEvent()
+
+    cancelled = cancel_everywhere(Workflow("w", [work]))
+    assert [checkpoint.what for checkpoint in cancelled] == ["waits", "goes on"]
+    assert len(said) >= 2
+
+
+def test_a_thread_with_a_loop_is_stopped_any_number_of_times() -> None:
     thread = asyncio_thread.LoopThread()
     ended: list[str] = []
 

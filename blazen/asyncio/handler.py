@@ -116,11 +116,11 @@ class RunHandler(Generic[Out]):
     ) -> None:
         block = self._block
         assert block is not None
-        if isinstance(error, GeneratorExit):  # the coroutine is closed: nothing can be waited for
+        if isinstance(error, asyncio.CancelledError | GeneratorExit):
             block.cancel()
-        elif isinstance(error, asyncio.CancelledError):
-            block.cancel()
-            await block.wait_until(lambda: block.over)
+            # An async generator that is closed may wait. A coroutine that is closed, by the collector, may not.
+            if asyncio.current_task() is not None:
+                await block.wait_until(lambda: block.over)
         elif error is None:
             self._guest.to_trio(self._left.set)
             await block.wait()

@@ -105,7 +105,9 @@ class TrioCall:
             self._waiters.append(waiter)
             try:
                 await waiter
-            except asyncio.CancelledError as exc:
+            except asyncio.CancelledError as exc:  # some cancel again and again until a task is out
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
                 cancelled = cancelled or exc
                 self.cancel()
             except BaseException:  # the coroutine is closed: nobody waits any more
