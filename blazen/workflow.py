@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -292,16 +292,29 @@ class Workflow(Generic[Out]):
         return RunHandler(run, start)
 
     async def _run_stored(self, start: Event) -> WorkflowResult[Out]:
-        """`run` where runs are stored: others may ask something of it, so it has what a handler needs."""
+        """`run` where runs are stored."""
+        return await self._see_through(self._stored_handler(start))
+
+    def _stored_handler(self, start: Event) -> RunHandler[Out]:
+        """Of a run that is stored and nobody watches: others may ask something of it, so it has what a handler needs."""
         from blazen._core.stream import EventStream
         from blazen.durability.starting import keep_new
         from blazen.engine.handler import RunHandler
 
         run = self._new_run(EventStream(1))
         keep_new(run, self)
-        handler: RunHandler[Out] = RunHandler(run, start)
+        return RunHandler(run, start)
+
+    async def _see_through(self, handler: RunHandler[Out]) -> WorkflowResult[Out]:
         async with handler:
             return await handler.result()
+
+    def begin(self, input: Any, fields: dict[str, Any]) -> Callable[[], Awaitable[WorkflowResult[Out]]]:
+        """Make a run now, with the caller's context variables; returns what awaits it. `blazen.asyncio` calls it."""
+        start = self._start(input, fields)
+        if self._durability != "none":
+            return partial(self._see_through, self._stored_handler(start))
+        return partial(self._new_run(None).execute, start)
 
     def resume(self, snapshot: Snapshot | str, *, trust_native: bool = False) -> RunHandler[Out]:
         """Go on with a run where a snapshot of it was taken: `async with workflow.resume(snapshot) as handler`.

@@ -22,7 +22,7 @@ import trio
 from in_asyncio import in_asyncio
 
 import blazen.asyncio as ba
-from blazen import Context, Event, ProgressEvent, Snapshot, StartEvent, StopEvent, Workflow, step
+from blazen import Context, Event, ProgressEvent, Snapshot, SqliteStore, StartEvent, StopEvent, Workflow, step
 from blazen.asyncio import guest as guest_module
 from blazen.errors import BlazenWarning, CancelledError, InternalError, TimeoutError, ValidationError, WorkflowError
 
@@ -838,6 +838,62 @@ async def test_a_run_is_recorded() -> None:
         assert handler.record is not None and handler.record.state == "completed"
     async with ba.run_with_handler(echo, 1) as handler:
         assert handler.record is None
+
+
+@in_asyncio
+async def test_a_run_is_stored_and_gone_on_with_by_its_id(tmp_path: Path) -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name")
+
+    @step
+    async def ask(ctx: Context, ev: StartEvent) -> StopEvent:
+        return StopEvent(result=await ctx.request_input("?"))
+
+    @step
+    async def look(ev: StartEvent) -> StopEvent:
+        return StopEvent(result=name.get())
+
+    name.set("the caller's")
+    with SqliteStore(tmp_path / "runs.db") as store:
+        assert (await ba.run(Workflow("looks", [look]).options(store=store))).result == "the caller's"
+        asks: Workflow[Any] = Workflow("asks", [ask]).options(store=store)
+        async with ba.run_with_handler(asks) as handler:
+            while not handler.pending_inputs():
+                await asyncio.sleep(0.001)
+            await handler.pause()
+        async with ba.resume(asks, handler.run_id) as handler:
+            while not handler.pending_inputs():
+                await asyncio.sleep(0.001)
+            handler.respond_to_input(handler.pending_inputs()[0].request_id, "later")
+            assert (await handler.result()).result == "later"
+        runs = await ba.call(store.runs)
+        assert sorted(run.state for run in runs) == ["completed", "completed"]
+
+
+@in_asyncio
+async def test_any_function_of_trio_can_be_called_and_cancelled() -> None:
+    name: contextvars.ContextVar[str] = contextvars.ContextVar("name", default="nobody's")
+    said: list[str] = []
+
+    async def add(a: int, b: int) -> int:
+        await trio.sleep(0)
+        assert name.get() == "the caller's"
+        name.set("trio's")
+        return a + b
+
+    async def sleep() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            said.append(name.get())
+
+    token = name.set("the caller's")
+    assert await ba.call(add, 1, b=2) == 3
+    assert name.get() == "the caller's"
+    name.reset(token)
+    with pytest.raises(builtins.TimeoutError):
+        async with asyncio.timeout(0.01):
+            await ba.call(sleep)
+    assert said == ["nobody's"]
 
 
 # ---- many, and nothing left

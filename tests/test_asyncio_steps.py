@@ -766,6 +766,36 @@ def test_an_edit_that_cannot_come_to_its_turn_is_left(program: Program) -> None:
     assert program.run([work]) == 1
 
 
+def test_an_effect_takes_place_once_and_in_the_steps_own_task(program: Program) -> None:
+    @step(run="asyncio", retries=2)
+    async def charge(ctx: Context, ev: StartEvent) -> StopEvent:
+        async def effect(run_id: str, key: object) -> str:
+            assert asyncio.current_task() is task
+            await asyncio.sleep(0.001)
+            done.append((run_id, key))
+            return "charged"
+
+        async def fail() -> None:
+            raise OSError("not yet")
+
+        task = asyncio.current_task()
+        if ctx.attempt == 1:
+            await ctx.once("charge", fail)
+        said = await ctx.once("charge", effect)
+        assert await ctx.once("plain", lambda: 7) == 7
+        with pytest.raises(ValidationError, match="once takes a function"):
+            await ctx.once("charge", 7)  # type: ignore[arg-type]
+        with pytest.raises(builtins.TimeoutError):
+            async with asyncio.timeout(0.01):
+                await ctx.once("slow", lambda: asyncio.sleep(60))
+        if ctx.attempt == 2:
+            raise OSError("again")
+        return StopEvent(result=(said, [key for _, key in done]))
+
+    done: list[tuple[str, object]] = []
+    assert program.run([charge]) == ("charged", ["charge"])
+
+
 def test_a_context_that_is_kept_cannot_wait_after_its_step(program: Program) -> None:
     kept: list[Context] = []
 

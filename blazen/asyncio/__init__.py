@@ -7,8 +7,10 @@ asyncio themselves are declared with `@step(run="asyncio")`.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from contextvars import copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from blazen.asyncio.guest import guest_of_running_loop
 from blazen.asyncio.handler import RunHandler
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from blazen.snapshot import Snapshot
 
 Out = TypeVar("Out")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 async def run(workflow: Workflow[Out], input: Any = None, /, **fields: Any) -> WorkflowResult[Out]:
@@ -41,9 +45,8 @@ async def run(workflow: Workflow[Out], input: Any = None, /, **fields: Any) -> W
     """
     _check(workflow, "run")
     guest = guest_of_running_loop("blazen.asyncio.run()")
-    start = workflow._start(input, fields)
-    made = as_host(partial(workflow._new_run, None))  # here, where the caller's context variables are
-    result: WorkflowResult[Out] = await guest.run(partial(made.execute, start))
+    begun = guest.inside(partial(as_host, partial(workflow.begin, input, fields)), asks=False)
+    result: WorkflowResult[Out] = await guest.run(begun)
     return result
 
 
@@ -62,12 +65,12 @@ def run_with_handler(workflow: Workflow[Out], input: Any = None, /, **fields: An
     return RunHandler(guest, partial(workflow.run_with_handler, input, **fields))
 
 
-def resume(workflow: Workflow[Out], snapshot: Snapshot, *, trust_native: bool = False) -> RunHandler[Out]:
+def resume(workflow: Workflow[Out], snapshot: Snapshot | str, *, trust_native: bool = False) -> RunHandler[Out]:
     """Go on with a run where a snapshot of it was taken: `async with ba.resume(workflow, snapshot) as handler`.
 
     Args:
         workflow: One of the name and version that the snapshot is of.
-        snapshot: As of `Workflow.resume`; it may come from a run under trio, and go on there.
+        snapshot: As of `Workflow.resume`; one may come from a run under trio, and go on there.
         trust_native: As of `Workflow.resume`.
     Raises:
         ValidationError: As of `Workflow.resume`; or this is not called inside asyncio. Nothing has run.
@@ -77,9 +80,36 @@ def resume(workflow: Workflow[Out], snapshot: Snapshot, *, trust_native: bool = 
     return RunHandler(guest, partial(workflow.resume, snapshot, trust_native=trust_native))
 
 
+async def call(fn: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    """Await an async function that needs trio, such as `blazen.recover` or a method of a store. Inside asyncio.
+
+    It sees the caller's context variables. Cancelling the caller's task cancels it, and waits until it is out.
+
+    Args:
+        fn: The function.
+        *args: Its arguments.
+        **kwargs: Likewise.
+    Raises:
+        ValidationError: This is not called inside asyncio.
+        Exception: What `fn` raises.
+    """
+    variables = copy_context()
+
+    async def main() -> _T:
+        before = [(variable, variable.set(value)) for variable, value in variables.items()]
+        try:
+            return await fn(*args, **kwargs)
+        finally:
+            for variable, token in before:
+                variable.reset(token)
+
+    result: _T = await guest_of_running_loop("blazen.asyncio.call()").run(main)
+    return result
+
+
 def _check(workflow: object, call: str) -> None:
     if not isinstance(workflow, Workflow):
         raise ValidationError(f"blazen.asyncio.{call}() takes a workflow first, got {show(workflow)}")
 
 
-__all__ = ["RunHandler", "resume", "run", "run_with_handler"]
+__all__ = ["RunHandler", "call", "resume", "run", "run_with_handler"]

@@ -223,14 +223,19 @@ class Guest:
 
     # --- the door
 
-    def inside(self, call: Callable[[], _T]) -> _T:
-        """Call something of trio's from the asyncio loop's thread, outside of any turn."""
+    def inside(self, call: Callable[[], _T], *, asks: bool = True) -> _T:
+        """Call something of trio's from the asyncio loop's thread, outside of any turn.
+
+        Args:
+            call: What is called.
+            asks: Whether it may leave something to do for trio.
+        """
         if self.over:
             raise ValidationError("the event loop of this run is closed")
         if self._ticking:
             return call()
         before = self._enter()
-        if self._state is not None and not self._due:
+        if asks and self._state is not None and not self._due:
             self._ask_for_turn()
         try:
             return call()

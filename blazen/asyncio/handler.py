@@ -193,14 +193,17 @@ class RunHandler(Generic[Out]):
         """
         self._now(partial(self._inner.cancel_step, step_name))
 
-    def send_event(self, event: Event) -> None:
+    def send_event(self, event: Event, key: object = None) -> None:
         """Put an event into the run, from any thread.
 
+        Args:
+            event: The event.
+            key: As of `blazen.RunHandler.send_event`.
         Raises:
             ValidationError: The run has ended, or `event` is no event.
             WorkflowError: No step accepts it. The run is undisturbed.
         """
-        self._now(partial(self._inner.send_event, event))
+        self._now(partial(self._inner.send_event, event, key))
 
     async def pause(self, *, abort: bool = False) -> Snapshot:
         """Stop dispatching, wait until running steps are done, and return a snapshot of the run.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import outcome
 import trio
 from trio.lowlevel import Abort, current_task, enable_ki_protection, in_trio_task, reschedule, wait_task_rescheduled
 
@@ -13,6 +15,8 @@ from blazen.engine import failures
 from blazen.engine.crossing import TrioCall, door_of_loop
 from blazen.engine.edits import Edit
 from blazen.engine.life import Happening
+from blazen.engine.once import effect_of
+from blazen.engine.once import once as once_in_trio
 from blazen.errors import ValidationError, WorkflowError
 
 if TYPE_CHECKING:
@@ -211,6 +215,42 @@ def _door_of(ctx: Context) -> Door:
     if not isinstance(attempt, Attempt):
         raise ValidationError(f"step {ctx.step_name!r}: its ctx is asked to wait after the step has ended")
     return attempt.door
+
+
+async def once(run: Run, ctx: Context, key: object, fn: object) -> Any:
+    """`ctx.once(...)` in asyncio: trio says whether the effect is wanted, and it takes place in the step's own task."""
+    effect = effect_of(fn, f"step {ctx.step_name!r}: once")
+    door = _door_of(ctx)
+    wanted: list[tuple[str, object]] = []
+    taken_place = trio.Event()
+    came_out: list[outcome.Outcome[Any]] = []
+
+    async def ask(run_id: str, key: object) -> Any:
+        wanted.append((run_id, key))
+        call.wake()
+        await taken_place.wait()
+        return came_out[0].unwrap()
+
+    def tell(what: outcome.Outcome[Any]) -> None:
+        came_out.append(what)
+        taken_place.set()
+
+    call = TrioCall(door, partial(once_in_trio, run, ctx, key, ask)).start()
+    cancelled = await call.wait_until(lambda: bool(wanted))
+    if cancelled is not None:
+        raise cancelled
+    if not call.over:
+        try:
+            result = effect(*wanted[0])
+            if inspect.isawaitable(result):
+                result = await result
+        except BaseException as exc:
+            door.to_trio(partial(tell, outcome.Error(exc)))
+            if isinstance(exc, GeneratorExit):
+                raise
+        else:
+            door.to_trio(partial(tell, outcome.Value(result)))
+    return await call.wait()
 
 
 def runs_in(run: Run, task: asyncio.Task[Any] | None) -> bool:

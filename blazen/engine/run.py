@@ -1037,6 +1037,9 @@ class Run(RunCore):
 
     def once(self, ctx: Context, key: object, fn: object) -> Any:
         """`ctx.once(...)`."""
+        asyncio_steps = _called_from_asyncio(ctx)
+        if asyncio_steps is not None:
+            return asyncio_steps.once(self, ctx, key, fn)
         from blazen.engine.once import once
 
         return once(self, ctx, key, fn)
