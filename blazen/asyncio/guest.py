@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -85,7 +86,9 @@ class Guest:
         self._hooks = sys.get_asyncgen_hooks()
         before = _leave_thread()
         try:
-            trio.lowlevel.start_guest_run(
+            # In an empty context: whoever comes first must not lend its context variables to all that follow.
+            Context().run(
+                trio.lowlevel.start_guest_run,  # type: ignore[arg-type]
                 self._main,
                 run_sync_soon_threadsafe=self._soon_from_anywhere,
                 run_sync_soon_not_threadsafe=self._soon,
