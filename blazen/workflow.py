@@ -296,7 +296,7 @@ class Workflow(Generic[Out]):
         return await self._see_through(self._stored_handler(start))
 
     def _stored_handler(self, start: Event) -> RunHandler[Out]:
-        """Of a run that is stored and nobody watches: others may ask something of it, so it has what a handler needs."""
+        """Of a run that is stored and not watched: others may ask something of it, so it has what a handler needs."""
         from blazen._core.stream import EventStream
         from blazen.durability.starting import keep_new
         from blazen.engine.handler import RunHandler

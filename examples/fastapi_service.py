@@ -107,6 +107,7 @@ async def report(topic: str, pages: int = 3) -> StreamingResponse:
         # A client that goes away cancels this generator, and so the run: the block is left once its steps are out.
         async with ba.run_with_handler(reports, topic=topic, pages=pages) as handler:
             async for event in handler.stream_events():
+                assert isinstance(event, ProgressEvent)
                 yield sent("progress", page=event.current, of=event.total)
             yield sent("done", report=(await handler.result()).result)
 

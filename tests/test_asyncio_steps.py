@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 import contextvars
 import subprocess
 import sys
@@ -106,7 +107,8 @@ def test_a_step_runs_as_a_task_of_asyncio(program: Program) -> None:
     @step(run="asyncio")
     async def work(ev: Number) -> Page:
         task = asyncio.current_task()
-        assert task is not None and task.get_name() == "blazen step work"
+        assert task is not None
+        assert task.get_name() == "blazen step work"
         assert not trio.lowlevel.in_trio_task()
         await asyncio.sleep(0.001)
         seen.append((ev.n, asyncio.get_running_loop(), threading.current_thread().name))
@@ -126,9 +128,11 @@ def test_a_step_runs_as_a_task_of_asyncio(program: Program) -> None:
         assert program.run([start, work, end]) == "ended"
         assert seen[1][1] is loop  # the same for all runs: what steps leave in it is of use to the next
         assert Workflow("w", [start, work, end]).run_sync().result == "ended"
-        assert seen[2][1] is loop and not loop.is_closed()
+        assert seen[2][1] is loop
+        assert not loop.is_closed()
     else:
-        assert thread == threading.current_thread().name and loop.is_closed()
+        assert thread == threading.current_thread().name
+        assert loop.is_closed()
 
 
 @pytest.mark.parametrize("order", ["event", "event, ctx", "ctx, event"])
@@ -280,9 +284,7 @@ def test_what_is_no_event_is_refused(program: Program) -> None:
 
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=repr)
-def test_what_is_no_exception_comes_out_as_itself_and_the_loop_goes_on(
-    program: Program, error: BaseException
-) -> None:
+def test_what_is_no_exception_comes_out_as_itself_and_the_loop_goes_on(program: Program, error: BaseException) -> None:
     @step(run="asyncio")
     async def work(ev: StartEvent) -> StopEvent:
         if ev.data == "fail":
@@ -339,7 +341,8 @@ class Sleeper:
         async def start(ev: StartEvent) -> Number:
             return Number()
 
-        self.steps = [start, sleep]
+        self.steps: list[Any] = [start, sleep]
+        self.workflow: Workflow[Any] = Workflow("w", self.steps)
 
 
 OUT = ["began", "told", "out"]
@@ -347,9 +350,10 @@ OUT = ["began", "told", "out"]
 
 def test_a_timeout_cancels_the_task(program: Program) -> None:
     sleeper = Sleeper(timeout=0.02)
-    with pytest.raises(TimeoutError, match="step 'sleep' of workflow 'w' was over its timeout of 0.02 s") as caught:
+    with pytest.raises(TimeoutError, match=r"step 'sleep' of workflow 'w' was over its timeout of 0\.02 s") as caught:
         program.run(sleeper.steps)
-    assert caught.value.step == "sleep" and 20 <= caught.value.elapsed_ms < 5_000
+    assert caught.value.step == "sleep"
+    assert 20 <= caught.value.elapsed_ms < 5_000
     assert sleeper.said == OUT
 
 
@@ -426,7 +430,7 @@ def test_the_callers_cancellation_reaches_the_task_and_waits_for_it() -> None:
 
     async def in_trio() -> None:
         with trio.move_on_after(0.03) as scope:
-            await Workflow("w", sleeper.steps).run()
+            await sleeper.workflow.run()
         assert scope.cancelled_caught
         assert sleeper.said == OUT
 
@@ -436,7 +440,7 @@ def test_the_callers_cancellation_reaches_the_task_and_waits_for_it() -> None:
     async def in_asyncio() -> None:
         with pytest.raises(builtins.TimeoutError):
             async with asyncio.timeout(0.03):
-                await ba.run(Workflow("w", sleeper.steps))
+                await ba.run(sleeper.workflow)
         assert sleeper.said == OUT
 
     asyncio.run(in_asyncio())
@@ -446,7 +450,7 @@ def test_a_run_that_ends_before_the_task_had_its_first_turn() -> None:
     sleeper = Sleeper()
 
     async def main() -> None:
-        async with ba.run_with_handler(Workflow("w", sleeper.steps)) as handler:
+        async with ba.run_with_handler(sleeper.workflow) as handler:
             while not asyncio_steps.anything_at_work():
                 await asyncio.sleep(0)
             handler.cancel()
@@ -459,7 +463,7 @@ def test_cancelling_asyncios_own_tasks_at_its_end_is_a_cancellation() -> None:
     sleeper = Sleeper()
 
     async def main() -> None:
-        running.append(asyncio.create_task(ba.run(Workflow("w", sleeper.steps))))
+        running.append(asyncio.create_task(ba.run(sleeper.workflow)))
         while not sleeper.said:
             await asyncio.sleep(0.001)
 
@@ -502,7 +506,7 @@ def test_closing_the_loop_cancels_the_task() -> None:
             await asyncio.sleep(0.001)
 
     loop = asyncio.new_event_loop()
-    running = loop.create_task(ba.run(Workflow("w", sleeper.steps)))
+    running = loop.create_task(ba.run(sleeper.workflow))
     loop.run_until_complete(begun())
     loop.close()
     assert sleeper.said == OUT
@@ -571,7 +575,10 @@ def test_the_context_works_from_asyncio(program: Program) -> None:
     async def start(ctx: Context, ev: StartEvent) -> None:
         ctx.set("n", 1)
         await asyncio.sleep(0)
-        assert ctx.get("n") == 1 and ctx.has("n") and ctx.keys() == ["n"] and ctx.state["n"] == 1
+        assert ctx.get("n") == 1
+        assert ctx.has("n")
+        assert ctx.keys() == ["n"]
+        assert ctx.state["n"] == 1
         for n in range(3_000):  # more than there is room for messages of another thread
             ctx.send_event(Number(n=n))
         ctx.send_event(Letter(), key="once")
@@ -654,14 +661,14 @@ def test_a_wait_has_its_time_and_its_default(program: Program) -> None:
     @step(run="asyncio", waits=[Letter])
     async def ask(ctx: Context, ev: StartEvent) -> StopEvent:
         answer = await ctx.request_input("?", timeout=0.01, default="none")
-        with pytest.raises(TimeoutError, match="waited 0.01 s for an event 'Letter'"):
+        with pytest.raises(TimeoutError, match=r"waited 0\.01 s for an event 'Letter'"):
             await ctx.wait_for_event(Letter, timeout=0.01)
         with pytest.raises(builtins.TimeoutError) as caught:
             async with asyncio.timeout(0.01):
                 await ctx.wait_for_event(Letter)
         assert type(caught.value) is builtins.TimeoutError
         with pytest.raises(ValidationError, match="takes an event class or a type name"):
-            await ctx.wait_for_event(7)
+            await ctx.wait_for_event(7)  # type: ignore[call-overload]
         return StopEvent(result=answer)
 
     async def main() -> None:
@@ -756,7 +763,7 @@ def test_an_edit_that_cannot_come_to_its_turn_is_left(program: Program) -> None:
             with pytest.raises(builtins.TimeoutError):
                 await asyncio.wait_for(other(), 0.01)
             cell.value = 1
-        with pytest.raises(OSError):
+        with contextlib.suppress(OSError):
             async with ctx.edit("n") as cell:
                 cell.value = 2
                 raise OSError
@@ -775,19 +782,19 @@ def test_an_effect_takes_place_once_and_in_the_steps_own_task(program: Program) 
             done.append((run_id, key))
             return "charged"
 
-        async def fail() -> None:
+        async def fail() -> str:
             raise OSError("not yet")
 
         task = asyncio.current_task()
         if ctx.attempt == 1:
-            await ctx.once("charge", fail)
-        said = await ctx.once("charge", effect)
+            _: str = await ctx.once("charge", lambda run_id, key: fail())
+        said: str = await ctx.once("charge", lambda run_id, key: effect(run_id, key))
         assert await ctx.once("plain", lambda: 7) == 7
         with pytest.raises(ValidationError, match="once takes a function"):
             await ctx.once("charge", 7)  # type: ignore[arg-type]
         with pytest.raises(builtins.TimeoutError):
             async with asyncio.timeout(0.01):
-                await ctx.once("slow", lambda: asyncio.sleep(60))
+                _ = await ctx.once("slow", lambda run_id, key: asyncio.sleep(60, "late"))
         if ctx.attempt == 2:
             raise OSError("again")
         return StopEvent(result=(said, [key for _, key in done]))
@@ -806,7 +813,7 @@ def test_a_context_that_is_kept_cannot_wait_after_its_step(program: Program) -> 
 
     @step(run="asyncio")
     async def use(ev: Number) -> StopEvent:
-        with pytest.raises(ValidationError, match="called after the step has ended|is called from a thread"):
+        with pytest.raises(ValidationError, match=r"called after the step has ended|is called from a thread"):
             await kept[0].wait_for_event(Letter)
         return StopEvent(result="refused")
 
@@ -834,7 +841,7 @@ def test_a_pause_waits_or_puts_back(program: Program) -> None:
             handler.respond_to_input(handler.pending_inputs()[0].request_id, "here")
             assert (await handler.result()).result == "here"
         workflow: Workflow[Any] = Workflow("w", [*sleeper.steps, ask])
-        resumed = workflow.resume(snapshot) if program.kind == "trio" else ba.resume(workflow, snapshot)
+        resumed: Any = workflow.resume(snapshot) if program.kind == "trio" else ba.resume(workflow, snapshot)
         async with resumed as handler:
             await program.until(handler.pending_inputs)
             handler.respond_to_input(handler.pending_inputs()[0].request_id, "there")
@@ -851,9 +858,10 @@ def test_a_step_cannot_pause_its_own_run() -> None:
         return StopEvent(result="refused")
 
     handlers: list[Any] = []
+    workflow: Workflow[Any] = Workflow("w", [work])
 
     async def main() -> None:
-        async with ba.run_with_handler(Workflow("w", [work])) as handler:
+        async with ba.run_with_handler(workflow) as handler:
             handlers.append(handler)
             assert (await handler.result()).result == "refused"
 
@@ -940,7 +948,8 @@ def test_a_thread_with_a_loop_is_stopped_any_number_of_times() -> None:
     asyncio.run_coroutine_threadsafe(asyncio.sleep(0.001), thread.loop).result()
     thread.stop()
     thread.stop()
-    assert ended == ["out"] and thread.loop.is_closed()
+    assert ended == ["out"]
+    assert thread.loop.is_closed()
 
 
 END = """

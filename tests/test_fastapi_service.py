@@ -19,7 +19,8 @@ EXAMPLE = Path(__file__).resolve().parent.parent / "examples" / "fastapi_service
 def service() -> Iterator[ModuleType]:
     name = "fastapi_service_example"  # in sys.modules, where the hints of its steps and routes are looked up
     spec = importlib.util.spec_from_file_location(name, EXAMPLE)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     yield module

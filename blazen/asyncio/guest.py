@@ -29,6 +29,7 @@ from blazen.errors import InternalError, ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
+
     from blazen.engine.crossing import Door
 
 _T = TypeVar("_T")
@@ -39,6 +40,8 @@ LONGEST_TURN = 0.0005
 _KEPT_CARRIERS = 32
 # Passes that ending a guest without runs takes at most, with room to spare; it takes five.
 _PASSES_TO_END = 50
+# Passes of the asyncio loop that is being closed, in which those who wait for the runs hear of their end.
+_PASSES_TO_HEAR = 5
 # Where trio keeps which run is that of this thread.
 _current: Any = getattr(trio._core._run, "GLOBAL_RUN_CONTEXT", None)
 
@@ -88,7 +91,7 @@ class Guest:
         try:
             # In an empty context: whoever comes first must not lend its context variables to all that follow.
             Context().run(
-                trio.lowlevel.start_guest_run,  # type: ignore[arg-type]
+                trio.lowlevel.start_guest_run,
                 self._main,
                 run_sync_soon_threadsafe=self._soon_from_anywhere,
                 run_sync_soon_not_threadsafe=self._soon,
@@ -138,7 +141,7 @@ class Guest:
             self._end_turn(before)
 
     def _come(self) -> None:
-        """trio has I/O, or its time has come."""
+        """There is I/O for trio, or its time has come."""
         if not self.over and not self._due:
             self._events = self._runner.io_manager.get_events(0)
             self._turn()
@@ -246,13 +249,16 @@ class Guest:
             self._exit(before)
 
     def to_trio(self, call: Callable[[], object]) -> None:
+        """As of a `Door`: at once."""
         if not self.over:
             self.inside(call)
 
     def to_asyncio(self, call: Callable[[], object]) -> None:
+        """As of a `Door`: at once."""
         call()
 
     def spawn(self, call: TrioCall) -> None:
+        """As of a `Door`: by one of the tasks that are kept for it."""
         self._calls.add(call)
         self._waiting.append(call)
         self.inside(self._wake_carrier)
@@ -264,7 +270,7 @@ class Guest:
             trio.lowlevel.spawn_system_task(self._carry, name="blazen asyncio")
 
     async def _carry(self) -> None:
-        """Be a task in trio that awaits one call after the other: a task and a scope each would double what it costs."""
+        """Be a trio task that awaits one call after the other: a task and a scope each would double what it costs."""
         task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -340,7 +346,12 @@ class Guest:
                 if self.over:
                     return
         self._ended = self.loop.create_future()
-        self.loop.run_until_complete(self._ended)
+        self.loop.run_until_complete(self._wait_for_end(self._ended))
+
+    async def _wait_for_end(self, ended: asyncio.Future[None]) -> None:
+        await ended
+        for _ in range(_PASSES_TO_HEAR):
+            await asyncio.sleep(0)
 
 
 class _Closing:

@@ -41,7 +41,19 @@ def anything_at_work() -> bool:
 class Attempt:
     """One call of a step in asyncio. `cancel` is what aborting the step calls, as of a cancel scope."""
 
-    __slots__ = ("_ctx", "_run", "_told", "_told_at", "_variables", "_waiter", "door", "error", "over", "result", "task")
+    __slots__ = (
+        "_ctx",
+        "_run",
+        "_told",
+        "_told_at",
+        "_variables",
+        "_waiter",
+        "door",
+        "error",
+        "over",
+        "result",
+        "task",
+    )
 
     def __init__(self, run: Run, ctx: Context, variables: Any, door: Door) -> None:
         self._run = run
@@ -235,7 +247,8 @@ async def once(run: Run, ctx: Context, key: object, fn: object) -> Any:
         came_out.append(what)
         taken_place.set()
 
-    call = TrioCall(door, partial(once_in_trio, run, ctx, key, ask)).start()
+    call = TrioCall(door, partial(once_in_trio, run, ctx, key, ask))
+    call.start()
     cancelled = await call.wait_until(lambda: bool(wanted))
     if cancelled is not None:
         raise cancelled

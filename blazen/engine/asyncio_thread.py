@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING
@@ -55,10 +56,8 @@ class ThreadDoor:
         self._token = trio.lowlevel.current_trio_token()
 
     def to_trio(self, call: Callable[[], object]) -> None:
-        try:
+        with contextlib.suppress(trio.RunFinishedError):  # whoever called from there has gone with it
             self._token.run_sync_soon(call)
-        except trio.RunFinishedError:  # whoever called from there has gone with it
-            pass
 
     def to_asyncio(self, call: Callable[[], object]) -> None:
         self.loop.call_soon_threadsafe(call)
@@ -99,5 +98,3 @@ def _forget_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_after_fork)
-
-

@@ -1072,7 +1072,7 @@ class Run(RunCore):
         if self.waits is not None:
             self.waits.stop(ctx)
 
-    def edit(self, ctx: Context, key: str, default: object) -> Edit:
+    def edit(self, ctx: Context, key: str, default: object) -> Any:
         """`ctx.edit(key)`."""
         from blazen.engine.edits import Edit
 

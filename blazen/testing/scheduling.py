@@ -16,8 +16,8 @@ from blazen.errors import ValidationError
 
 _T = TypeVar("_T")
 
-# Seconds of real time for which virtual time stands still while something works in a thread or asyncio, or in a worker process,
-# which may have to be started first.
+# Seconds of real time for which virtual time stands still while something works in a thread or asyncio, or in a worker
+# process, which may have to be started first.
 LONGEST_THREAD = 1.0
 LONGEST_PROCESS = 5.0
 
@@ -76,11 +76,11 @@ def run_in_virtual_time(
 
 
 def leaping_clock() -> trio.testing.MockClock:
-    """A clock that leaps to the next deadline when everything waits, and nothing works in a thread, a process or asyncio.
+    """A clock that leaps to the next deadline when everything waits, and nothing works elsewhere.
 
-    trio's own would leap over these: a step there would be over any timeout at once. What goes on for longer than
-    `LONGEST_THREAD` or `LONGEST_PROCESS` holds nothing up any more, or a test of one that does not stop would never
-    end.
+    Elsewhere is in a thread, a process or asyncio. trio's own clock would leap over these: a step there would be over
+    any timeout at once. What goes on for longer than `LONGEST_THREAD` or `LONGEST_PROCESS` holds nothing up any more,
+    or a test of one that does not stop would never end.
     """
     clock: Any = trio.testing.MockClock(autojump_threshold=0)
     leap = clock._autojump
