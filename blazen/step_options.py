@@ -14,6 +14,7 @@ from blazen.hints import check_accepted, is_event_class, is_routed, type_name
 from blazen.retry import Retry, check_timeout, show
 
 EventLike = type[Event] | str
+Kind = Literal["inline", "thread", "process", "asyncio"]
 
 CO_VARARGS = 0x04
 CO_GENERATORS = 0x20 | 0x200  # plain and async
@@ -31,7 +32,7 @@ class StepOptions(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     retry: Retry
     on_error: Callable[..., Any] | None
     max_concurrency: int | None
-    run: Literal["inline", "thread", "process"]
+    run: Kind
     subclasses: bool
     when: Callable[[Any], object] | None
 
@@ -127,13 +128,18 @@ def _check_retries(label: str, given: object) -> Retry:
     return Retry(given, initial=0.0)
 
 
-def _check_run(label: str, function: Callable[..., Any], given: object) -> Literal["inline", "thread", "process"]:
+def _check_run(label: str, function: Callable[..., Any], given: object) -> Kind:
     if given == "inline":
         return "inline"
+    is_async = bool(function.__code__.co_flags & CO_COROUTINE)
+    if given == "asyncio":
+        if not is_async:
+            raise ValidationError(f"{label}: run='asyncio' takes an async def; a plain def runs inline or in a thread")
+        return "asyncio"
     if given != "thread" and given != "process":
-        raise ValidationError(f"{label}: run must be 'inline', 'thread' or 'process', got {show(given)}")
-    if function.__code__.co_flags & CO_COROUTINE:
-        raise ValidationError(f"{label}: run={given!r} takes a plain def; an async def runs inline")
+        raise ValidationError(f"{label}: run must be 'inline', 'thread', 'process' or 'asyncio', got {show(given)}")
+    if is_async:
+        raise ValidationError(f"{label}: run={given!r} takes a plain def; an async def runs inline or in asyncio")
     return "thread" if given == "thread" else "process"
 
 

@@ -21,6 +21,7 @@ from blazen.step_options import (
     CO_COROUTINE,
     CO_GENERATORS,
     EventLike,
+    Kind,
     StepOptions,
     check_options,
     is_in_class,
@@ -74,7 +75,7 @@ class StepSpec(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     retry: Retry
     on_error: Callable[..., Any] | None
     max_concurrency: int | None
-    run: Literal["inline", "thread", "process"]
+    run: Kind
     subclasses: bool
     when: Callable[[Any], object] | None
     is_async: bool
@@ -105,6 +106,7 @@ if TYPE_CHECKING:
     _MethodHandler: TypeAlias = Callable[[Any, Any, Any], _Result | Awaitable[_Result]]
 
 _F = TypeVar("_F", bound="Callable[..., _Result | Awaitable[_Result]] | classmethod[Any, Any, Any]")
+_AsyncF = TypeVar("_AsyncF", bound="Callable[..., Awaitable[_Result]] | classmethod[Any, Any, Any]")
 _PlainF = TypeVar("_PlainF", bound="Callable[..., _Result] | classmethod[Any, Any, Any]")
 
 
@@ -125,6 +127,21 @@ def step(
     subclasses: bool = False,
     when: Callable[[Any], bool] | None = None,
 ) -> Callable[[_F], _F]: ...
+@overload
+def step(
+    *,
+    run: Literal["asyncio"],
+    name: str | None = None,
+    accepts: EventLike | Sequence[EventLike] | None = None,
+    emits: EventLike | Sequence[EventLike] | None = None,
+    waits: EventLike | Sequence[EventLike] = (),
+    timeout: float | None = None,
+    retries: int | Retry = 0,
+    on_error: _Handler | _MethodHandler | None = None,
+    max_concurrency: int | None = None,
+    subclasses: bool = False,
+    when: Callable[[Any], bool] | None = None,
+) -> Callable[[_AsyncF], _AsyncF]: ...
 @overload
 def step(
     *,
@@ -152,7 +169,7 @@ def step(
     retries: int | Retry = 0,
     on_error: Callable[..., Any] | None = None,
     max_concurrency: int | None = None,
-    run: Literal["inline", "thread", "process"] = "inline",
+    run: Kind = "inline",
     subclasses: bool = False,
     when: Callable[[Any], bool] | None = None,
 ) -> Any:
@@ -175,7 +192,8 @@ def step(
             returns replaces the step's result. In a class it may also be a method of the same class.
         max_concurrency: At most so many invocations at once in one run.
         run: ``"inline"`` on the event loop; ``"thread"`` for a plain ``def`` that blocks; ``"process"`` for one that
-            computes for long and must be killable: it takes the event alone (extra ``blazen[process]``).
+            computes for long and must be killable: it takes the event alone (extra ``blazen[process]``); ``"asyncio"``
+            for an ``async def`` that awaits what belongs to asyncio.
         subclasses: Also take subclasses of the classes in `accepts`; otherwise subclassing does not route.
         when: A guard, ``when(event)``: the step takes only the events for which it is true. Plain, quick and without
             effects: it is called when the event is queued, and also in the thread that sends one from outside.

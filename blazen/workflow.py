@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -292,16 +292,29 @@ class Workflow(Generic[Out]):
         return RunHandler(run, start)
 
     async def _run_stored(self, start: Event) -> WorkflowResult[Out]:
-        """`run` where runs are stored: others may ask something of it, so it has what a handler needs."""
+        """`run` where runs are stored."""
+        return await self._see_through(self._stored_handler(start))
+
+    def _stored_handler(self, start: Event) -> RunHandler[Out]:
+        """Of a run that is stored and not watched: others may ask something of it, so it has what a handler needs."""
         from blazen._core.stream import EventStream
         from blazen.durability.starting import keep_new
         from blazen.engine.handler import RunHandler
 
         run = self._new_run(EventStream(1))
         keep_new(run, self)
-        handler: RunHandler[Out] = RunHandler(run, start)
+        return RunHandler(run, start)
+
+    async def _see_through(self, handler: RunHandler[Out]) -> WorkflowResult[Out]:
         async with handler:
             return await handler.result()
+
+    def begin(self, input: Any, fields: dict[str, Any]) -> Callable[[], Awaitable[WorkflowResult[Out]]]:
+        """Make a run now, with the caller's context variables; returns what awaits it. `blazen.asyncio` calls it."""
+        start = self._start(input, fields)
+        if self._durability != "none":
+            return partial(self._see_through, self._stored_handler(start))
+        return partial(self._new_run(None).execute, start)
 
     def resume(self, snapshot: Snapshot | str, *, trust_native: bool = False) -> RunHandler[Out]:
         """Go on with a run where a snapshot of it was taken: `async with workflow.resume(snapshot) as handler`.
@@ -419,8 +432,8 @@ class Workflow(Generic[Out]):
             self._guarded = True
         if not _in_trio():
             raise ValidationError(
-                f"workflow {self.name!r} is run outside of trio: call it inside trio.run(...), or use run_sync() where "
-                "no event loop runs"
+                f"workflow {self.name!r} is run outside of trio: call it inside trio.run(...), in asyncio use "
+                "blazen.asyncio.run(workflow, ...), or run_sync() where no event loop runs"
             )
         run = (kind or _new_run)(
             self._router,
@@ -500,9 +513,7 @@ _in_trio: Callable[[], bool]
 
 def _load_engine(graph: Graph) -> None:
     global _new_run, _in_trio
-    from trio.lowlevel import in_trio_task
-
-    from blazen.engine.calling import unguard_steps
+    from blazen.engine.calling import in_trio, unguard_steps
     from blazen.engine.run import Run
 
     if any(spec.run == "process" for spec in graph.specs):
@@ -511,7 +522,7 @@ def _load_engine(graph: Graph) -> None:
         load(graph.name)
     unguard_steps(graph)
     _new_run = Run
-    _in_trio = in_trio_task
+    _in_trio = in_trio
 
 
 def _check_grace(value: object, where: str) -> float:

@@ -15,6 +15,7 @@ CORE = ROOT / "blazen" / "_core"
 ENGINE = ROOT / "blazen" / "engine"
 STORE = ROOT / "blazen" / "store"
 CLI = ROOT / "blazen" / "cli"
+ASYNCIO = ROOT / "blazen" / "asyncio"
 
 # The modules of blazen that the lower rooms share: they hold what events, errors, steps, records and snapshots are,
 # and run nothing.
@@ -159,6 +160,18 @@ def test_only_the_command_line_imports_itself_and_what_it_alone_needs(path: Path
 def test_the_package_imports_no_test_example_or_benchmark(path: Path) -> None:
     for module, line, _ in imports_of(path):
         assert not is_one_of(module, {"tests", "examples", "benchmarks"}), f"{name_of(path)}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("path", [path for path in PACKAGE_FILES if ASYNCIO not in path.parents], ids=name_of)
+def test_asyncio_is_imported_where_it_is_needed(path: Path) -> None:
+    crossing = {"asyncio_steps", "asyncio_thread", "crossing"}
+    crosses = path.parent == ENGINE and path.stem in crossing
+    for module, line, at_module_level in imports_of(path):
+        where = f"{name_of(path)}:{line} imports {module}"
+        assert not is_in(module, "blazen.asyncio"), where
+        assert not is_in(module, "asyncio") or crosses, where
+        if is_one_of(module, {f"blazen.engine.{name}" for name in crossing}):
+            assert crosses or not at_module_level, f"{where} at module level"
 
 
 @pytest.mark.parametrize("path", PACKAGE_FILES, ids=name_of)

@@ -31,7 +31,8 @@ cdef class StepInfo:
         readonly object when                # guard: `when(event)` says whether the step takes it; or None
 
         readonly bint in_process
-        readonly bint off_loop              # in a thread or a process
+        readonly bint in_asyncio
+        readonly bint off_loop              # in a thread, a process or asyncio
         readonly bint is_plain              # an inline `def`: it cannot wait
         object accept_class                 # the one class it accepts exactly, else None
         dict accept_classes                 # type name -> class; None for a type accepted by name

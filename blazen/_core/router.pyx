@@ -53,7 +53,8 @@ cdef class StepInfo:
         self.ctx_first = spec.ctx_first
         self.in_thread = spec.run == "thread"
         self.in_process = spec.run == "process"
-        self.off_loop = self.in_thread or self.in_process
+        self.in_asyncio = spec.run == "asyncio"
+        self.off_loop = self.in_thread or self.in_process or self.in_asyncio
         # Its on_error may be a coroutine function, and then it can wait after all.
         self.is_plain = not (self.is_async or self.off_loop or spec.on_error is not None)
         self.is_simple = not (self.limit or self.off_loop or self.timeout < SHORTEST_SIMPLE_TIMEOUT)

@@ -61,7 +61,7 @@ cdef extern from "bz_clock.h" nogil:
 DRY = 0                                     # nothing to do
 YIELD = 1                                   # it has had the loop for long enough
 SETTLE = 2                                  # outcomes wait for the next pass of the scheduler
-IN_THREAD = 3                               # its step is to run in a thread or a process
+IN_THREAD = 3                               # its step is to run in a thread, a process or asyncio
 UNWOUND = 4                                 # its step was aborted; the scope it ran in is spent
 ENDED = 5                                   # the run is ending
 NEEDS_NURSERY = 6                           # the next step may need others beside it

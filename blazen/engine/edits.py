@@ -45,7 +45,7 @@ class Edit:
                 self._let_go()
                 raise
         else:
-            if holder._task is current_task():
+            if self._waits_for_itself(holder):
                 raise ValidationError(
                     f"step {self._ctx.step_name!r} edits key {self._key!r} already and would wait for itself"
                 )
@@ -77,6 +77,9 @@ class Edit:
                 self._ctx.set(self._key, self.value)
         finally:
             self._let_go()
+
+    def _waits_for_itself(self, holder: Edit) -> bool:
+        return holder._task is current_task()
 
     def _let_go(self) -> None:
         if not self._queue:

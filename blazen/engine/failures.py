@@ -245,6 +245,15 @@ def overrun(run: Run, ctx: Context, attempt: Attempt) -> None:
         )
 
 
+def cut_off(run: Run, ctx: Context, grace: float) -> None:
+    """Warn of a cleanup that was not done within its grace (seconds)."""
+    warn(
+        run,
+        f"step {ctx.step.name!r} of workflow {run.router.workflow!r} was cut off in ctx.cleanup() after its grace of "
+        f"{grace:g} s",
+    )
+
+
 def broken_dispatch(run: Run, worker: Worker | None, error: BaseException) -> None:
     """An exception came out of the dispatch loop: what a step returned cannot be dispatched, or memory ran out."""
     ctx = None if worker is None else worker.lose_step()

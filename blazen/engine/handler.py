@@ -12,7 +12,6 @@ from trio.lowlevel import (
     checkpoint_if_cancelled,
     current_task,
     enable_ki_protection,
-    in_trio_task,
     reschedule,
     wait_task_rescheduled,
 )
@@ -20,6 +19,7 @@ from trio.lowlevel import (
 from blazen._core import stream as stream_core
 from blazen._core.run import Worker
 from blazen.engine import answering, failures, pausing
+from blazen.engine.calling import in_trio
 from blazen.engine.life import Happening, State
 from blazen.errors import BlazenWarning, CancelledError, ValidationError
 from blazen.events import Event, InputRequestEvent, StreamGap
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 Out = TypeVar("Out")
 
 
-async def _wait_for_stream(stream: EventStream) -> None:
+async def wait_for_stream(stream: EventStream) -> None:
     """Wait until the stream has grown or ended."""
     task = current_task()
     wake = partial(reschedule, task)
@@ -50,7 +50,7 @@ async def _wait_for_stream(stream: EventStream) -> None:
     await wait_task_rescheduled(abort)
 
 
-stream_core.configure(StreamGap, _wait_for_stream, checkpoint)
+stream_core.configure(StreamGap, wait_for_stream, checkpoint)
 
 
 class RunHandler(Generic[Out]):
@@ -357,7 +357,7 @@ class RunHandler(Generic[Out]):
             raise ValidationError("this run has not begun: use `async with workflow.run_with_handler(...) as handler:`")
 
     def _here(self) -> bool:
-        return in_trio_task() and self._run.on_own_thread()
+        return in_trio() and self._run.on_own_thread()
 
     def _on_loop(self, call: Callable[[], object]) -> None:
         if self._run.on_own_thread():

@@ -28,7 +28,7 @@ class UnderWay:
 async def once(run: Run, ctx: Context, key: object, fn: object) -> object:
     """`ctx.once(...)`."""
     call = f"step {ctx.step_name!r}: once"
-    effect = _effect(fn, call)
+    effect = effect_of(fn, call)
     if not run.on_own_thread():
         raise ValidationError(f"{call} is called from a thread: from there, use trio.from_thread.run(ctx.once, ...)")
     try:
@@ -74,7 +74,7 @@ async def once(run: Run, ctx: Context, key: object, fn: object) -> object:
     return result
 
 
-def _effect(fn: Any, call: str) -> Callable[[str, object], Any]:
+def effect_of(fn: Any, call: str) -> Callable[[str, object], Any]:
     """`fn` as a function of the run's id and the key."""
     if not callable(fn):
         raise ValidationError(f"{call} takes a function, got {fn!r}")

@@ -477,6 +477,10 @@ class Run(RunCore):
             from blazen.engine import processes  # loaded by workflows that need it
 
             await processes.run_step(self, worker)
+        elif worker.ctx.step.in_asyncio:
+            from blazen.engine import asyncio_steps  # likewise
+
+            await asyncio_steps.run_step(self, worker)
         else:
             await threads.run_step(self, worker)
 
@@ -1012,20 +1016,31 @@ class Run(RunCore):
 
     # --- what a step asks of its run
 
-    def cleanup(self, ctx: Context) -> scopes.Cleanup:
+    def cleanup(self, ctx: Context) -> Any:
         """`ctx.cleanup()`."""
+        asyncio_steps = _called_from_asyncio(ctx)
+        if asyncio_steps is not None:
+            return asyncio_steps.AsyncioCleanup(self, ctx, self.cleanup_grace)
         return scopes.Cleanup(self, ctx, self.cleanup_grace)
 
     def wait_for_event(self, ctx: Context, *arguments: Any) -> Any:
         """`ctx.wait_for_event(...)`."""
-        return waits.wait_for_event(self, ctx, *arguments)
+        return self._wait_in_trio(ctx, partial(waits.wait_for_event, self, ctx, *arguments))
 
     def request_input(self, ctx: Context, *arguments: Any, **default: object) -> Any:
         """`ctx.request_input(...)`."""
-        return waits.request_input(self, ctx, *arguments, **default)
+        return self._wait_in_trio(ctx, partial(waits.request_input, self, ctx, *arguments, **default))
+
+    def _wait_in_trio(self, ctx: Context, wait: Callable[[], Any]) -> Any:
+        """What a step awaits: the wait itself, or where the step runs in asyncio, one that crosses over."""
+        asyncio_steps = _called_from_asyncio(ctx)
+        return wait() if asyncio_steps is None else asyncio_steps.wait_in_trio(ctx, wait)
 
     def once(self, ctx: Context, key: object, fn: object) -> Any:
         """`ctx.once(...)`."""
+        asyncio_steps = _called_from_asyncio(ctx)
+        if asyncio_steps is not None:
+            return asyncio_steps.once(self, ctx, key, fn)
         from blazen.engine.once import once
 
         return once(self, ctx, key, fn)
@@ -1058,14 +1073,26 @@ class Run(RunCore):
         if self.waits is not None:
             self.waits.stop(ctx)
 
-    def edit(self, ctx: Context, key: str, default: object) -> Edit:
+    def edit(self, ctx: Context, key: str, default: object) -> Any:
         """`ctx.edit(key)`."""
         from blazen.engine.edits import Edit
 
         ctx.has(key)  # refuses what is no key, before anybody waits for it
         if self._edits is None:
             self._edits = {}
+        asyncio_steps = _called_from_asyncio(ctx)
+        if asyncio_steps is not None:
+            return asyncio_steps.AsyncioEdit(self, ctx, key, default, self._edits)
         return Edit(self, ctx, key, default, self._edits)
+
+
+def _called_from_asyncio(ctx: Context) -> Any:
+    """What serves a step that calls from asyncio (the module); None where it calls from trio."""
+    if not ctx.step.in_asyncio:
+        return None
+    from blazen.engine import asyncio_steps
+
+    return asyncio_steps if asyncio_steps.called_from_asyncio(ctx) else None
 
 
 __all__ = ["BlazenError", "Run", "WorkflowError"]

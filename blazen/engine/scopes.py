@@ -38,11 +38,7 @@ class Cleanup:
         self._run.cleaning.remove(self._ctx)
         swallowed = self._scope.__exit__(kind, error, traceback)
         if self._scope.cancelled_caught:
-            failures.warn(
-                self._run,
-                f"step {self._ctx.step.name!r} of workflow {self._run.router.workflow!r} was cut off in ctx.cleanup() "
-                f"after its grace of {self._grace:g} s",
-            )
+            failures.cut_off(self._run, self._ctx, self._grace)
         return swallowed
 
 

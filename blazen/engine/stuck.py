@@ -36,6 +36,7 @@ def look(run: Run) -> None:
     for ctx in {wait.ctx for wait in opened.open}:
         if ctx.thread_scope is not None:  # what the thread does is to wait for the loop
             ends |= any(wait.timer for wait in opened.open if wait.ctx is ctx)
+            works |= ctx.step.in_asyncio  # unless it is a task of asyncio, of which nobody knows what else it does
             continue
         tasks = list(_tasks(ctx.worker.task, _nurseries_of_step(run, ctx.worker)))
         several |= len(tasks) > 1

@@ -197,8 +197,11 @@ class LoneStep(Run):
         else:
             self.stream.append(event)
 
-    def look_whether_stuck(self) -> None:
-        """Fail at once when the step waits for what was not given: nothing else runs that could bring it."""
+    def look_whether_stuck(self, *, again: bool = False) -> None:
+        """Fail at once when the step waits for what was not given: nothing else runs that could bring it.
+
+        A step in asyncio may have bounded its wait there, which cannot be seen: it fails when it is looked `again`.
+        """
         if self.ending or self.waits is None or not self.waits.open:
             return
         if self._look_scope is None:
@@ -212,7 +215,9 @@ class LoneStep(Run):
                 return  # its answer is on its way
         waiting = {wait.task for wait in waits}
         for worker in self.workers:
-            if worker.ctx is not None and not worker.ctx.step.in_thread and not _only_waits(worker.task, waiting):
+            if worker.ctx is None or worker.ctx.step.in_thread or (worker.ctx.step.in_asyncio and again):
+                continue
+            if not _only_waits(worker.task, waiting):
                 return
         self.answerer.give_up(self, self._stuck(waits[0]))
 
@@ -234,7 +239,7 @@ class LoneStep(Run):
             while self.workers:
                 await trio.sleep(seconds)
                 seconds *= 2
-                self.look_whether_stuck()
+                self.look_whether_stuck(again=True)
 
     def _stop_watching(self) -> None:
         super()._stop_watching()

@@ -16,8 +16,8 @@ from blazen.errors import ValidationError
 
 _T = TypeVar("_T")
 
-# Seconds of real time for which virtual time stands still while something works in a thread, or in a worker process,
-# which may have to be started first.
+# Seconds of real time for which virtual time stands still while something works in a thread or asyncio, or in a worker
+# process, which may have to be started first.
 LONGEST_THREAD = 1.0
 LONGEST_PROCESS = 5.0
 
@@ -56,8 +56,8 @@ def run_in_virtual_time(
     """Run `fn(*args)` in a trio loop of its own, on a seeded schedule, in virtual time, and return what it returns.
 
     Time stands still while something runs, and leaps to the next deadline when everything waits: an hour of sleep takes
-    no time, and the same seed gives the same schedule. Time waits for work in threads, up to a second of real time, and
-    for process steps, up to five.
+    no time, and the same seed gives the same schedule. Time waits for work in threads and in asyncio, up to a second of
+    real time, and for process steps, up to five.
 
     Args:
         fn: An async function.
@@ -76,11 +76,11 @@ def run_in_virtual_time(
 
 
 def leaping_clock() -> trio.testing.MockClock:
-    """A clock that leaps to the next deadline when everything waits, and nothing works in a thread or a process.
+    """A clock that leaps to the next deadline when everything waits, and nothing works elsewhere.
 
-    trio's own would leap over these: a step there would be over any timeout at once. What goes on for longer than
-    `LONGEST_THREAD` or `LONGEST_PROCESS` holds nothing up any more, or a test of one that does not stop would never
-    end.
+    Elsewhere is in a thread, a process or asyncio. trio's own clock would leap over these: a step there would be over
+    any timeout at once. What goes on for longer than `LONGEST_THREAD` or `LONGEST_PROCESS` holds nothing up any more,
+    or a test of one that does not stop would never end.
     """
     clock: Any = trio.testing.MockClock(autojump_threshold=0)
     leap = clock._autojump
@@ -108,6 +108,9 @@ def _longest_wait() -> float:
     processes = sys.modules.get("trio_parallel")  # loaded by runs with process steps
     if processes is not None and processes.current_default_worker_limiter().borrowed_tokens:
         return LONGEST_PROCESS
+    steps = sys.modules.get("blazen.engine.asyncio_steps")  # likewise
+    if steps is not None and steps.anything_at_work():
+        return LONGEST_THREAD
     return LONGEST_THREAD if trio.to_thread.current_default_thread_limiter().borrowed_tokens else 0.0
 
 
