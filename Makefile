@@ -3,6 +3,7 @@
 
 PYTHON ?=
 SEEDS ?= 20000
+ANSWER ?= no
 VENV := .venv
 RUN := $(VENV)/bin/python
 STUBS := $(wildcard blazen/_core/*.pyi)
@@ -23,8 +24,8 @@ export PIP_REQUIRE_VIRTUALENV := 0
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help venv build run test test-c test-python test-other-pythons bench lint format coverage simulate wheel clean \
-	distclean
+.PHONY: help venv build run run-approval test test-c test-python test-other-pythons bench lint format coverage simulate \
+	wheel clean distclean
 
 help: ## this text
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-20s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -38,6 +39,9 @@ build: venv ## compile the core in place
 
 run: build ## the example: a report on a folder of texts (INPUT=path for your own)
 	@$(RUN) examples/text_report.py $(if $(INPUT),"$(INPUT)")
+
+run-approval: build ## a run that asks you, is killed while it waits, and goes on (ANSWER=yes without a terminal)
+	@ANSWER="$(ANSWER)" $(RUN) examples/approval.py
 
 test: lint test-c test-python test-other-pythons ## lint, C tests with sanitizers, all tests, quick tests on every other Python
 

@@ -250,7 +250,7 @@ cdef class Context:
         return list(events)
 
     def once(self, key, fn):
-        """Have an effect at most once recorded: `await ctx.once("charge", charge)` returns what the first call returned.
+        """Record an effect at most once: `await ctx.once("charge", charge)` returns what the first call returned.
 
         The result is kept under `key` for all steps of the run and for its later attempts, also after a restart where
         the run is stored: then it is in the store when this returns. A crash after the effect and before that makes
@@ -268,7 +268,7 @@ cdef class Context:
         return self._run.once(self, key, fn)
 
     def on_commit(self, fn):
-        """Have `fn(connection)` called inside the commit that marks this attempt finished: what it writes into the store's
+        """Have `fn(connection)` called in the commit that marks this attempt finished: what it writes into the store's
         database is there exactly once.
 
         It runs on the thread that writes, in a savepoint of its own, after the attempt has ended well; not at all if it

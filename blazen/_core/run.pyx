@@ -780,7 +780,7 @@ cdef class RunCore:
 
     @property
     def finished(self):
-        """The attempts whose outcomes wait for the end of this pass. They run no longer, and nothing has come of them."""
+        """The attempts whose outcomes wait for the end of this pass: they run no longer, nothing has come of them."""
         return [entry[0] for entry in self._finished]
 
     @property

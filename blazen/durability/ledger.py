@@ -176,13 +176,14 @@ class Ledger:
     def begin(self) -> None:
         """The run has begun."""
         self.run.loop  # noqa: B018  # made here, on the loop's own thread, for the store's
-        self.stir()
         try:
+            # Before anything is written: else a run that only waits is let go of before its answer is heard.
             self.store.listen(self.run.run_id, self._heard)
         except PersistError as error:  # it has been closed
             self.error = error
             self._fail(error)
             return
+        self.stir()
         if not self.run.gated:
             self._set_timer()
 

@@ -349,6 +349,7 @@ class CheckpointStore(abc.ABC):
         It hears each request once, in order, those that are there already first, and not those that were refused. What
         this process leaves is heard at once, what others leave within half a second. It is called until `unlisten`. It
         may be given before the run is owned. A run has one: another takes its place, and hears all from the start.
+        A commit that is submitted after this to a run that is owned is done after what was there already is heard.
         """
 
     @abc.abstractmethod

@@ -90,6 +90,8 @@ class SqliteWriter(StoreThread[Posted]):
             return
         jobs = [job for job in batch if isinstance(job, (CommitJob, Job))]
         looks = [job.run_id for job in batch if isinstance(job, Look)]
+        self.to_tell.update(run_id for run_id in looks if run_id is not None)
+        self._hear()  # first: who listens before it commits has heard what is there when that is done
         if jobs:
             errors = self._transact(jobs)
             for job, error in zip(jobs, errors, strict=True):
@@ -99,7 +101,6 @@ class SqliteWriter(StoreThread[Posted]):
         for job in batch:
             if isinstance(job, Barrier):
                 call_back(job.passed)
-        self.to_tell.update(run_id for run_id in looks if run_id is not None)
         self._look_around(at_once=None in looks)
         if self._retention is not None and time.monotonic() >= self._next_prune:
             self._prune(self._retention)
@@ -259,26 +260,36 @@ class SqliteWriter(StoreThread[Posted]):
     def _look_around(self, *, at_once: bool) -> None:
         now = time.monotonic()
         changed, self.news = self.news, False
+        self._hear()
         try:
             if at_once or ((self.listeners or self.watchers) and now >= self._next_poll):
                 self._next_poll = now + POLL_SECONDS
                 changed = self._look_for_news() or changed
-            if self.to_tell:
-                run_ids = [run_id for run_id in self.to_tell if run_id in self.listeners]
-                self.to_tell.clear()
-                for start in range(0, len(run_ids), 500):  # SQLite has a limit for the values of a statement
-                    some = run_ids[start : start + 500]
-                    self._tell(self.reader.requests_to_hear(self.connection, self.owner, 0, some))
             self._poll_failed = False
         except (sqlite3.Error, PersistError) as exc:
-            # It is tried again. Whoever writes or reads will get the error too; who only listens would not.
-            if not self._poll_failed:
-                self._poll_failed = True
-                call_back(_raise, self._explained(exc))
+            self._could_not_read(exc)
         if changed:
             for watcher in list(self.watchers):
                 if watcher in self.watchers:
                     call_back(watcher)
+
+    def _hear(self) -> None:
+        """Tell those listeners of their requests who have not heard all that there are, or may not have."""
+        run_ids = [run_id for run_id in self.to_tell if run_id in self.listeners]
+        self.to_tell.clear()
+        try:
+            for start in range(0, len(run_ids), 500):  # SQLite has a limit for the values of a statement
+                some = run_ids[start : start + 500]
+                self._tell(self.reader.requests_to_hear(self.connection, self.owner, 0, some))
+        except (sqlite3.Error, PersistError) as exc:
+            self.to_tell.update(run_ids)
+            self._could_not_read(exc)
+
+    def _could_not_read(self, error: Exception) -> None:
+        # It is tried again. Whoever writes or reads will get the error too; who only listens would not.
+        if not self._poll_failed:
+            self._poll_failed = True
+            call_back(_raise, self._explained(error))
 
     def _look_for_news(self) -> bool:
         """Look at what other connections have written. Whether `runnable` may give something new."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import pytest
 
@@ -175,6 +176,24 @@ class RequestTests(StoreTests):
         await until(lambda: len(heard) == 2, "and who has lost it hears what it has", SOON)
         assert (heard, others) == (["r", "mine"], ["r2", "r", "r"])
         assert claim.run_id == "r"
+
+    async def test_what_is_there_is_heard_before_a_later_commit_is_done(self) -> None:
+        store, other = self.opened(), self.opened()
+        await write(store, *(first(f"r{number}") for number in range(20)))
+        for number in range(20):
+            await other.request(f"r{number}", "event")
+        order: list[str] = []
+
+        def note(run_id: str, error: BaseException | None) -> None:
+            order.append(f"{run_id} {error}")
+
+        for number in range(20):
+            run_id = f"r{number}"
+            store.listen(run_id, lambda requests: order.extend(one.run_id for one in requests))
+            store.submit(change(run_id), partial(note, run_id))
+        await until(lambda: len(order) == 40, "all is heard and done")
+        for number in range(20):
+            assert order.index(f"r{number}") < order.index(f"r{number} None")
 
     async def test_listening_may_begin_before_the_run_is_there(self) -> None:
         store = self.opened()
