@@ -73,8 +73,8 @@ def test_every_flipped_bit_is_refused(key: bytes | None, sealed_with: bytes | No
 
 def test_a_newer_version_is_named() -> None:
     data = bytearray(seal(SECTIONS))
-    data[9] = 2
-    assert "format version 2 and this blazen reads up to 1" in refused(data)
+    data[9] = 3
+    assert "format version 3 and this blazen reads up to 2" in refused(data)
 
 
 def test_bytes_that_follow_are_refused() -> None:
