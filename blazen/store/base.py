@@ -123,11 +123,9 @@ class NewRun(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         workflow: The name of its workflow.
-        replace: Whether a run of this id that is in the store, and that nobody alive owns, gives way to this one.
     """
 
     workflow: str
-    replace: bool = False
 
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):

@@ -249,16 +249,11 @@ class Data:
         """All of a commit or, if it raises, nothing: what can fail comes before what is changed."""
         self.check(owner)
         run = self.runs.get(commit.run_id)
-        replaced = None
         if commit.new is not None:
             if commit.fence != 1:
                 raise refusals.first_fence(commit.run_id, commit.fence)
             if run is not None:
-                if not commit.new.replace:
-                    raise refusals.exists(commit.run_id, WHERE)
-                if run.owner in self.owners:
-                    raise refusals.exists_owned(commit.run_id, WHERE)
-            replaced = run
+                raise refusals.exists(commit.run_id, WHERE)
             run = Run(self._runs_made + 1, commit.run_id, commit.new.workflow, commit.at)
             run.owner = owner.number
         elif run is None or run.fence != commit.fence or run.owner != owner.number:
@@ -270,8 +265,6 @@ class Data:
         if commit.callbacks:
             self._call_in_savepoint(commit.callbacks)
         if commit.new is not None:
-            if replaced is not None:
-                self.remove(replaced)
             self._runs_made += 1
             self.runs[commit.run_id] = run
         run.write(commit)

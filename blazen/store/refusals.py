@@ -65,13 +65,6 @@ def exists(run_id: str, where: str) -> PersistError:
     )
 
 
-def exists_owned(run_id: str, where: str) -> PersistError:
-    return PersistError(
-        f"a run {run_id!r} is in {where} already and its owner is alive, so a new run of this id cannot take its "
-        "place: let it end, or have it cancelled, first"
-    )
-
-
 def first_fence(run_id: str, fence: int) -> PersistError:
     return PersistError(f"the first commit of run {run_id} makes claim 1, and names claim {fence}")
 

@@ -43,8 +43,6 @@ _TAKEN = "DELETE FROM blazen_requests WHERE number = ? AND run = ? AND (key IS N
 _TAKEN_WITH_KEY = "UPDATE blazen_requests SET taken = 1, data = x'' WHERE number = ? AND run = ?"
 _REFUSED = "UPDATE blazen_requests SET refused = ? WHERE number = ? AND run = ? AND taken = 0"
 
-TABLES_OF_A_RUN = ("blazen_parts", "blazen_stream", "blazen_questions", "blazen_requests")
-
 
 class MismatchError(Exception):
     """Some of several commits, and there is no telling which, have lost their runs."""
@@ -73,7 +71,6 @@ class CommitWriter:
         self._guard = guard
         self._owner = owner
         self._where = reader.where
-        self._lives = reader.owner_lives
         self._known: dict[str, _Known] = {}
 
     def forget(self, run_id: str) -> None:
@@ -208,14 +205,7 @@ class CommitWriter:
             raise refusals.first_fence(commit.run_id, commit.fence)
         row = self._connection.execute(_LOOK_UP, (commit.run_id,)).fetchone()
         if row is not None:
-            number, *_, owner = row
-            if not commit.new.replace:
-                raise refusals.exists(commit.run_id, self._where)
-            if self._lives(owner):
-                raise refusals.exists_owned(commit.run_id, self._where)
-            for table in TABLES_OF_A_RUN:
-                self._connection.execute(f"DELETE FROM {table} WHERE run = ?", (number,))
-            self._connection.execute("DELETE FROM blazen_runs WHERE number = ?", (number,))
+            raise refusals.exists(commit.run_id, self._where)
         number = self._connection.execute(
             _INSERT,
             (

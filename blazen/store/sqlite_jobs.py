@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from blazen.store import refusals
 from blazen.store.base import ENDED, Claim, Request, RequestKind
-from blazen.store.sqlite_commits import TABLES_OF_A_RUN
 from blazen.store.sqlite_queries import Reader
+
+_TABLES_OF_A_RUN = ("blazen_parts", "blazen_stream", "blazen_questions", "blazen_requests")
 
 
 def claim(
@@ -74,7 +75,7 @@ def delete(connection: sqlite3.Connection, reader: Reader, run_id: str) -> None:
     number, _, _, owner = _find(connection, reader, run_id)
     if reader.owner_lives(owner):
         raise refusals.is_live(run_id, reader.where)
-    for table in TABLES_OF_A_RUN:
+    for table in _TABLES_OF_A_RUN:
         connection.execute(f"DELETE FROM {table} WHERE run = ?", (number,))
     connection.execute("DELETE FROM blazen_runs WHERE number = ?", (number,))
 
@@ -82,7 +83,7 @@ def delete(connection: sqlite3.Connection, reader: Reader, run_id: str) -> None:
 def prune(connection: sqlite3.Connection, reader: Reader, ended_before: float, states: Sequence[str]) -> int:
     over = f"state IN ({', '.join('?' * len(states))}) AND updated < ? AND {reader.not_live(connection)}"
     values = (*states, ended_before)
-    for table in TABLES_OF_A_RUN:
+    for table in _TABLES_OF_A_RUN:
         connection.execute(f"DELETE FROM {table} WHERE run IN (SELECT number FROM blazen_runs WHERE {over})", values)
     return connection.execute(f"DELETE FROM blazen_runs WHERE {over}", values).rowcount
 

@@ -46,9 +46,9 @@ def change(run_id: str, fence: int = 1, **fields: Any) -> Commit:
     return Commit(run_id=run_id, fence=fence, **given)
 
 
-def first(run_id: str, *, workflow: str = "wf", replace: bool = False, **fields: Any) -> Commit:
+def first(run_id: str, *, workflow: str = "wf", **fields: Any) -> Commit:
     """The first commit of a run."""
-    return change(run_id, new=NewRun(workflow=workflow, replace=replace), **fields)
+    return change(run_id, new=NewRun(workflow=workflow), **fields)
 
 
 def question(request_id: str, run_id: str, **fields: Any) -> Question:

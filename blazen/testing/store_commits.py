@@ -151,41 +151,6 @@ class CommitTests(StoreTests):
         await refused(store, first("r", head=b"new"), PersistError)
         assert (await store.load("r")).head == b"old still"
 
-    async def test_a_run_that_nobody_owns_gives_way_with_all_that_belongs_to_it(self) -> None:
-        store = self.opened()
-        await write(
-            store,
-            first("r", put=[("a", b"1")], stream=[b"item"], asked=[question("q", "r")], at=NOW - 9, state="waiting"),
-        )
-        await store.request("r", "event", key="k", data=b"1")
-        await write(store, change("r", release=True))
-        await write(store, first("r", workflow="newer", replace=True, head=b"new", put=[("b", b"2")]))
-        stored = await store.load("r")
-        assert (stored.head, stored.parts) == (b"new", {"b": b"2"})
-        info = stored.info
-        assert (info.workflow, info.created, info.fence, info.owned) == ("newer", NOW, 1, True)
-        assert (info.questions, info.streamed) == (0, 0)
-        assert await store.stream("r") == []
-        assert await store.requests("r") == []
-        assert await store.questions() == []
-        await write(store, change("r", stream=[b"first"]))
-        assert await store.stream("r") == [b"first"]
-
-    async def test_a_run_whose_owner_lives_does_not_give_way_and_an_orphan_does(self) -> None:
-        store, other = self.opened(), self.opened()
-        await write(store, first("r", head=b"old"))
-        await refused(store, first("r", replace=True), PersistError)
-        await refused(other, first("r", replace=True), PersistError)
-        assert (await other.load("r")).head == b"old"
-        self.kill(store)
-        await write(other, first("r", replace=True, head=b"new"))
-        assert (await other.load("r")).head == b"new"
-
-    async def test_replacing_a_run_that_is_not_there_makes_it(self) -> None:
-        store = self.opened()
-        await write(store, first("r", replace=True))
-        assert (await store.info("r")).fence == 1
-
     async def test_a_run_begins_with_claim_1(self) -> None:
         store = self.opened()
         commit = first("r")
