@@ -15,77 +15,28 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 
 from blazen._core import codec
 from blazen._snapshots import usage_of
-from blazen.durability import requests
 from blazen.durability.clock import wall_time
+from blazen.durability.gathering import Batch, Gathered, Noted, Waiter, question_of
+from blazen.durability.inbox import Inbox
 from blazen.engine.life import Happening, State
 from blazen.errors import PersistError, ValidationError, WorkflowError
 from blazen.events import StopEvent
-from blazen.store.base import Claim, Commit, NewRun, OnCommitFailed, Question
+from blazen.store.base import Claim, Commit, NewRun, OnCommitFailed
 
 if TYPE_CHECKING:
     from blazen._core.run import Context
     from blazen.durability.cut import Contents, Cutter
     from blazen.engine.run import Run
     from blazen.events import Event, InputRequestEvent
-    from blazen.store.base import CheckpointStore, Request, RunState, StoredRun
+    from blazen.store.base import CheckpointStore, RunState, StoredRun
 
 # Between two cuts of a run that is not gated. What it has done since is lost in a crash: 50 ms are promised, and the
 # cut has to be written too.
 CUT_EVERY = 0.025
-
-
-class Noted:
-    """What an attempt has written to the stream and wants done in its commit; it counts once the attempt has ended."""
-
-    __slots__ = ("callbacks", "items")
-
-    def __init__(self) -> None:
-        self.items: list[bytes] = []
-        self.callbacks: list[tuple[str, Callable[[Any], object]]] = []
-
-
-class _Gathered:
-    """What goes into the next commit besides the cut, and what waits for it. Made when there is any: most runs wait
-    without.
-    """
-
-    __slots__ = ("after", "asked", "callbacks", "items", "refused", "taken", "waiters")
-
-    def __init__(self) -> None:
-        self.after: list[Callable[[], object]] = []
-        self.asked: list[Question] = []
-        self.callbacks: list[tuple[str, Callable[[Any], object]]] = []
-        self.items: list[bytes] = []
-        self.refused: list[tuple[int, str]] = []
-        self.taken: list[int] = []
-        self.waiters: list[_Waiter] = []
-
-
-class _Batch:
-    """The commit that is under way."""
-
-    __slots__ = ("gate", "gathered", "last", "lets_go")
-
-    def __init__(self, gathered: _Gathered | None, gate: int = 0, *, lets_go: bool = False, last: bool = False) -> None:
-        self.gathered = gathered
-        self.gate = gate  # how many events and attempts wait behind the gate
-        self.lets_go = lets_go
-        self.last = last
-
-
-class _Waiter:
-    """Somebody who waits until what there is now is written."""
-
-    __slots__ = ("done", "error")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: BaseException | None = None
 
 
 class Ledger:
@@ -106,7 +57,6 @@ class Ledger:
         "_batch",
         "_classes",
         "_cutter",
-        "_early",
         "_end_written",
         "_exists",
         "_fence",
@@ -114,7 +64,6 @@ class Ledger:
         "_goes_on",
         "_hidden",
         "_new",
-        "_pauses",
         "_state",
         "_timer",
         "_unwritten_end",
@@ -122,6 +71,7 @@ class Ledger:
         "_wanted",
         "closing",
         "error",
+        "inbox",
         "leaving",
         "released",
         "run",
@@ -157,18 +107,18 @@ class Ledger:
         self._state: RunState | None = None  # as it was written last
         self._wanted = False
         self._goes_on = False  # something happens after the next commit, though the run waits until then
-        self._batch: _Batch | None = None
+        self._batch: Batch | None = None
         self._timer = 0
         self._unwritten_end = False
         self._end_written = False
-        self._gathered: _Gathered | None = None
+        self._gathered: Gathered | None = None
         self._hidden: set[str] | None = None  # questions that are not written yet
-        self._pauses: list[int] | None = None  # requests to pause that are under way
-        self._early: dict[str, Request] | None = None  # answers to what was asked before, and not again yet
+        self.inbox = Inbox(self, classes)
 
-    def _gather(self) -> _Gathered:
+    def gather(self) -> Gathered:
+        """What goes into the next commit."""
         if self._gathered is None:
-            self._gathered = _Gathered()
+            self._gathered = Gathered()
         return self._gathered
 
     # --- what the engine tells
@@ -178,7 +128,7 @@ class Ledger:
         self.run.loop  # noqa: B018  # made here, on the loop's own thread, for the store's
         try:
             # Before anything is written: else a run that only waits is let go of before its answer is heard.
-            self.store.listen(self.run.run_id, self._heard)
+            self.store.listen(self.run.run_id, self.inbox.heard)
         except PersistError as error:  # it has been closed
             self.error = error
             self._fail(error)
@@ -215,7 +165,7 @@ class Ledger:
         """An attempt that has noted something has ended; `well`: without an error."""
         noted: Noted = ctx.noted
         ctx.noted = None
-        gathered = self._gather()
+        gathered = self.gather()
         gathered.items += noted.items
         if well:
             gathered.callbacks += noted.callbacks
@@ -233,7 +183,7 @@ class Ledger:
 
     def shown(self, event: Event) -> None:
         """An event that a step returned, or that came from outside, is on the stream."""
-        self._gather().items.append(codec.encode(event, classes=self._classes))
+        self.gather().items.append(codec.encode(event, classes=self._classes))
 
     def on_commit(self, ctx: Context, fn: Callable[[Any], object]) -> None:
         """`ctx.on_commit`."""
@@ -243,13 +193,13 @@ class Ledger:
 
     def after_commit(self, call: Callable[[], object]) -> None:
         """Have something done once what takes effect now is written: the run goes on with it, or others do."""
-        self._gather().after.append(call)
+        self.gather().after.append(call)
         self._goes_on = True
 
     def hold_question(self, event: InputRequestEvent, schema: Any = None) -> bool:
         """A question is asked. Returns whether it is shown later, once it is written."""
         self.shown(event)
-        self._gather().asked.append(_question(event, self.run.run_id, schema))
+        self.gather().asked.append(question_of(event, self.run.run_id, schema))
         if not self.run.gated:  # the next cut has it: now there may be more that comes of the same attempt
             if self.run.dozing:
                 self.wake()
@@ -257,11 +207,12 @@ class Ledger:
         if self._hidden is None:
             self._hidden = set()
         self._hidden.add(event.request_id)
-        self.after_commit(partial(self._show, event))
+        self.after_commit(partial(self.show, event))
         self.stir()
         return True
 
-    def _show(self, event: InputRequestEvent) -> None:
+    def show(self, event: InputRequestEvent) -> None:
+        """Show a question that is written, unless it has been."""
         if not self.is_hidden(event.request_id):
             return  # it has been: somebody has answered what the store has shown him
         assert self._hidden is not None
@@ -291,8 +242,8 @@ class Ledger:
         if self.run.ending or self.released:
             await trio.lowlevel.checkpoint()
             return False
-        waiter = _Waiter()
-        self._gather().waiters.append(waiter)
+        waiter = Waiter()
+        self.gather().waiters.append(waiter)
         self.stir()
         await waiter.done.wait()
         if waiter.error is not None:
@@ -332,11 +283,11 @@ class Ledger:
         """Let go of a run that nobody watches any more and that waits; note that one waits that is watched."""
         if self.closing is not None or self.run.life is not State.RUNNING or self._batch is not None or self._wanted:
             return
-        if self._pauses is not None:
+        if self.inbox.pauses:
             return  # it will be paused in a moment, and let go of then
         if (self.leaving or self._state != "waiting") and self.run.state_name == "waiting":
-            if self._early:
-                self._take_early()
+            if self.inbox.early:
+                self.inbox.take_early()
             elif self.leaving:
                 if self.run.next_deadline() > self.run.now():  # else it goes on in a moment
                     self.let_go("released")
@@ -399,13 +350,13 @@ class Ledger:
             release=self.closing is not None,
         )
         if gathered is not None:
-            _fill(commit, gathered)
+            gathered.fill(commit)
         if change.answered:
             commit.answered = change.answered
         self._new = None
         self._state = state
         self._goes_on = False
-        self._batch = _Batch(gathered, run.behind_gate, lets_go=commit.release)
+        self._batch = Batch(gathered, run.behind_gate, lets_go=commit.release)
         self.store.submit(commit, self._done)
         if commit.release and not run.ending:
             run.cancel(self.closing)  # at once: whatever it did from here on, others will do
@@ -442,9 +393,9 @@ class Ledger:
         )
         if gathered is not None:
             gathered.asked.clear()  # nobody waits for their answers any more
-            _fill(commit, gathered)
+            gathered.fill(commit)
         self._new = None
-        self._batch = _Batch(gathered, last=True)
+        self._batch = Batch(gathered, last=True)
         self.store.submit(commit, self._done)
 
     def _let_go_unwritten(self) -> None:
@@ -514,7 +465,7 @@ class Ledger:
             self._flush()
             self.look_whether_waiting()
 
-    def _failed(self, error: BaseException, batch: _Batch) -> None:
+    def _failed(self, error: BaseException, batch: Batch) -> None:
         if isinstance(error, OnCommitFailed):
             assert batch.gathered is not None
             step = batch.gathered.callbacks[error.index][0]
@@ -575,107 +526,9 @@ class Ledger:
         else:
             self._set_timer()
 
-    # --- what other processes want
-
-    def _heard(self, wanted: list[Request]) -> None:
-        if self.run.on_own_thread():
-            self._take_requests(wanted)
-        else:
-            self.run.loop.post(partial(self._take_requests, wanted))
-
-    def _take_requests(self, wanted: list[Request]) -> None:
-        for request in wanted:
-            if self.run.ending or self.closing is not None:
-                return  # it stays in the store, for whoever goes on with the run
-            if request.kind == "pause":  # it stays in the store until the run is paused
-                self._pauses = [*(self._pauses or ()), request.number]
-                self.run.nursery.start_soon(requests.pause, self.run, request.number, name="blazen pause")
-            elif request.kind == "answer" and request.key in self.run.reopened:
-                if self._early is None:
-                    self._early = {}
-                self._early[str(request.key)] = request
-            else:
-                if request.kind == "resume":  # it comes after them
-                    self._take_pauses()
-                self._do(request)
-
-    def _do(self, request: Request) -> None:
-        self._gather().taken.append(request.number)  # first: what is written has the request or what has come of it
-        if request.kind == "answer" and self.is_hidden(str(request.key)):  # the store has shown the question already
-            self._show(self.run.questions[str(request.key)])
-        try:
-            requests.apply(self.run, request, self._classes)
-        except (ValidationError, WorkflowError) as error:
-            self._refuse(request, error)
-        self.stir()
-
-    def _refuse(self, request: Request, error: Exception) -> None:
-        gathered = self._gather()
-        gathered.taken.remove(request.number)
-        gathered.refused.append((request.number, str(error)))
-
-    def is_to_pause(self, number: int) -> bool:
-        """Whether the request of this number to pause still holds: nobody has asked to resume since."""
-        return self._pauses is not None and number in self._pauses
-
-    def pause_requested(self) -> None:
-        """The run is paused, as requests have asked: leave it to others."""
-        self._take_pauses()
-        self.let_go("paused")
-
-    def _take_pauses(self) -> None:
-        if self._pauses is not None:
-            self._gather().taken += self._pauses
-            self._pauses = None
-
-    def early_answer(self, request_id: str, check: Callable[[object], object]) -> tuple[object, object] | None:
-        """What the store was given for a question that a step asks again: as `check` has made it, and as it came.
-
-        It came before the step was here, so it could not be checked. None if nothing has come, or what does not fit:
-        that is refused, and the question stays open.
-        """
-        request = None if self._early is None else self._early.pop(request_id, None)
-        if request is None:
-            return None
-        self._gather().taken.append(request.number)
-        try:
-            given = codec.decode(request.data)
-            return check(given), given
-        except ValidationError as error:
-            self._refuse(request, error)
-            self.stir()
-            return None
-
-    def _take_early(self) -> None:
-        """The run waits, and steps have not asked again what has been answered: they get it if they still do."""
-        early, self._early = self._early or {}, None
-        for request in early.values():
-            self._do(request)
-
 
 _ENDS: dict[State, Any] = {
     State.COMPLETING: "completed",
     State.FAILING: "failed",
     State.CANCELLING: "cancelled",
 }
-
-
-def _fill(commit: Commit, gathered: _Gathered) -> None:
-    commit.stream = gathered.items
-    commit.asked = gathered.asked
-    commit.taken = gathered.taken
-    commit.refused = gathered.refused
-    commit.callbacks = [fn for _, fn in gathered.callbacks]
-
-
-def _question(event: InputRequestEvent, run_id: str, schema: Any) -> Question:
-    details: dict[str, Any] = {"metadata": event.metadata}
-    if schema is not None:
-        details["schema"] = msgspec.json.schema(schema)
-    return Question(
-        request_id=event.request_id,
-        run_id=run_id,
-        prompt=event.prompt,
-        asked=wall_time(),
-        details=msgspec.json.encode(details, enc_hook=repr),
-    )

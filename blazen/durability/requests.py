@@ -44,10 +44,10 @@ def reason_of(request: Request) -> str | None:
 
 async def pause(run: Run, number: int) -> None:
     """Pause a run and leave it to others, unless the request of this `number` holds no longer."""
-    if run.ending or not run.ledger.is_to_pause(number):
+    if run.ending or not run.ledger.inbox.is_to_pause(number):
         return
     try:
         await pausing.pause(run, abort=False)
     except ValidationError:  # it has ended meanwhile, or was resumed
         return
-    run.ledger.pause_requested()
+    run.ledger.inbox.pause_done()

@@ -283,7 +283,7 @@ async def request_input(
     await checkpoint_if_cancelled()
     entry.request_id = question.request_id
     if run.ledger is not None:
-        early = run.ledger.early_answer(
+        early = run.ledger.inbox.early_answer(
             question.request_id, lambda given: check_answer(schema, given, question.request_id)
         )
         if early is not None:
