@@ -69,6 +69,16 @@ def to_json(meta: Meta, sections: dict[str, bytes]) -> str:
     return "\n".join(_lines(_Block("{", "}", parts))) + "\n"
 
 
+def value_to_json(data: bytes) -> str:
+    """One encoded value as JSON, indented.
+
+    Raises:
+        ValidationError: It is damaged.
+    """
+    text = _Writer().shown(describe(data), "value")
+    return text if isinstance(text, str) else "\n".join(_lines(text))
+
+
 # --- the sections: names for what the engine writes by position
 
 

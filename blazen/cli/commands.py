@@ -16,6 +16,7 @@ import blazen
 from blazen.cli import help_texts, messages
 from blazen.cli.messages import Mistake, Traceback, say
 from blazen.cli.output import Output, ReaderGone
+from blazen.cli.runs_commands import runs
 from blazen.cli.targets import ImportFailed, load_workflow
 
 _SHELLS = ("bash", "zsh", "fish")
@@ -135,6 +136,9 @@ def view(record: str, page: str | None) -> int:
     path = write_page(record, page)
     Output().write(f"{path}\n")
     return messages.DONE
+
+
+cli.add_command(runs)
 
 
 @cli.command(help=help_texts.COMPLETION, short_help="Print the completion script of a shell.")

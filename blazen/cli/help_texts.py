@@ -69,6 +69,54 @@ Example:
   blazen view run.json
 """
 
+RUNS = """\
+List, answer and steer the runs of a store.
+
+The store is a file that `SqliteStore` has made, named by --store FILE or by the environment variable BLAZEN_STORE.
+RUN is the id of a run, or 4 or more characters that it begins with.
+
+\b
+Examples:
+  blazen runs --store runs.db list
+  export BLAZEN_STORE=runs.db
+  blazen runs list --state waiting --json | jq -r .run_id
+  blazen runs show 0b7d3c52
+  blazen runs answer cc4fffaa yes
+  blazen runs recover shop.flows
+"""
+
+RUNS_LIST = """\
+List runs, newest first.
+
+A run is stranded if it has not ended and no process that lives runs it: `blazen runs recover`, or a `serve`, goes on
+with it as soon as it has something to do.
+"""
+
+RUNS_SHOW = """\
+Show one run: what it waits for, its open questions, and what others want of it that it has not taken yet.
+"""
+
+RUNS_ANSWER = """\
+Answer an open question.
+
+\b
+QUESTION  its id, or 4 or more characters that it begins with; see `blazen runs show`
+TEXT      the answer; JSON if the question takes no text: true, 7, [1, 2]
+
+The answer is in the store when this returns. The run checks it when it takes it; if it does not fit, the question is
+open again, and `blazen runs show` says why.
+"""
+
+RUNS_RECOVER = """\
+Go on with every unfinished run that no live process runs, until nothing is left to do.
+
+\b
+TARGET  module:workflow, path/to/file.py:workflow, or a module or file: all workflows in it
+
+One line for each run: completed, failed, cancelled, or waiting for somebody. The exit code is 1 if one of them
+failed or cannot be gone on with.
+"""
+
 COMPLETION = """\
 Print the script that lets a shell complete the commands and options of blazen.
 
