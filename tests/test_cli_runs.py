@@ -373,3 +373,64 @@ def test_recover_needs_a_workflow(folder: Path) -> None:
     (folder / "empty.py").write_text("", encoding="utf-8")
     assert "no workflow" in refusal(folder, "recover", "empty")
     assert "no module" in refusal(folder, "recover", "nothing_here")
+
+
+# --- blazen check --against
+
+
+def check(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return blazen("check", *arguments, "--against", "runs.db", cwd=folder)
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    source = (folder / "flows.py").read_text(encoding="utf-8")
+    assert old in source
+    (folder / "flows.py").write_text(source.replace(old, new), encoding="utf-8")
+
+
+def test_unchanged_workflows_fit_their_runs(folder: Path) -> None:
+    before = lines_of(output(folder, "list", "--json"))
+    done = check(folder, "flows")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith("runs.db: 2 unfinished runs fit, 0 do not")
+    assert lines_of(output(folder, "list", "--json")) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "run", "why"),
+    [
+        ('Workflow("buying", [propose, decide])', 'Workflow("buying", [propose, decide], version="2")', BUYING, "'1'"),
+        ("async def count(", "async def counted(", COUNTING, "no such step any more"),
+        (
+            "async def count(ctx: Context, ev: StartEvent)",
+            "async def count(ctx: Context, ev: Begun)",
+            COUNTING,
+            "accepts flows.Begun",
+        ),
+    ],
+    ids=["version", "step", "type"],
+)
+def test_runs_that_newer_code_cannot_go_on_with_are_named(folder: Path, old: str, new: str, run: str, why: str) -> None:
+    edit(
+        folder, "@step\nasync def count(", "class Begun(StartEvent):\n    amount: int = 1\n\n\n@step\nasync def count("
+    )
+    edit(folder, old, new)
+    edit(folder, "[count]", "[counted]" if "counted" in new else "[count]")
+    done = check(folder, "flows")
+    assert done.returncode == 1, done.stdout
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("FAILED  run")]
+    assert run in line
+    assert why in line
+    assert done.stdout.splitlines()[-1].endswith("runs.db: 1 unfinished runs fit, 1 do not")
+
+
+def test_unfinished_runs_of_workflows_that_were_not_named_are_told_of(folder: Path) -> None:
+    done = check(folder, "flows:counting")
+    assert done.returncode == 0
+    assert done.stderr == "blazen check: 1 unfinished run of workflow 'buying', which was not named\n"
+
+
+def test_a_store_to_check_against_has_to_be_there(folder: Path) -> None:
+    done = blazen("check", "flows", "--against", "none.db", cwd=folder)
+    assert (done.returncode, "no such file" in done.stderr) == (2, True)
+    assert not (folder / "none.db").exists()

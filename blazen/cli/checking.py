@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from blazen import Workflow
@@ -21,8 +21,10 @@ from blazen.cli.targets import (
 from blazen.errors import ValidationError
 
 
-def check_targets(targets: Iterable[str], output: Output) -> int:
-    """Check what the targets name, all of it, and write a line for each workflow.
+def check_targets(
+    targets: Iterable[str], output: Output, found: Callable[[Workflow[Any]], object] = lambda _: None
+) -> int:
+    """Check what the targets name, all of it, and write a line for each workflow; `found` is called with each.
 
     Returns:
         The exit code: that of a mistake if there was one, else that of a failure if there was one.
@@ -30,7 +32,7 @@ def check_targets(targets: Iterable[str], output: Output) -> int:
     worst = messages.DONE
     for text in targets:
         try:
-            code = _check(parse_target(text), output)
+            code = _check(parse_target(text), output, found)
         except ImportFailed as failure:
             say(failure.traceback.rstrip("\n"))
             say(f"blazen check: {messages.one_line(str(failure))}")
@@ -42,7 +44,7 @@ def check_targets(targets: Iterable[str], output: Output) -> int:
     return worst
 
 
-def _check(target: Target, output: Output) -> int:
+def _check(target: Target, output: Output, found: Callable[[Workflow[Any]], object]) -> int:
     try:
         module = load_module(target)
     except ImportFailed as failure:
@@ -53,13 +55,16 @@ def _check(target: Target, output: Output) -> int:
         output.write(f"FAILED  {target.text}: {messages.one_line(str(failure.error))}{where}\n")
         return messages.FAILED
     if target.attribute is not None:
-        _write_line(output, target.text, find_workflow(target, module))
+        workflow = find_workflow(target, module)
+        _write_line(output, target.text, workflow)
+        found(workflow)
         return messages.DONE
-    found = workflows_of(module)
-    if not found:
+    workflows = workflows_of(module)
+    if not workflows:
         raise Mistake(no_workflow_in(target))
-    for name, workflow in found.items():
+    for name, workflow in workflows.items():
         _write_line(output, f"{target.source}:{name}", workflow)
+        found(workflow)
     return messages.DONE
 
 

@@ -119,8 +119,14 @@ def graph(target: str, form: str) -> int:
 
 @cli.command(help=help_texts.CHECK, short_help="Check that workflows fit together.")
 @click.argument("targets", shell_complete=_complete_files, metavar="TARGET...", nargs=-1, required=True)
-def check(targets: tuple[str, ...]) -> int:
+@click.option("--against", metavar="STORE", help="Also: can they go on with the unfinished runs of this store?")
+@click.option("--trust-native", is_flag=True, help="Pickles in that store may be loaded.")
+def check(targets: tuple[str, ...], against: str | None, trust_native: bool) -> int:
     """Check workflows without running them."""
+    if against is not None:
+        from blazen.cli.against import check_against
+
+        return check_against(targets, against, Output(), trust_native=trust_native)
     from blazen.cli.checking import check_targets
 
     return check_targets(targets, Output())

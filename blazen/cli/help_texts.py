@@ -51,10 +51,15 @@ TARGET  module:workflow, path/to/file.py:workflow, or a module or file: all work
 One line for each. The exit code is 0 if all is well, 1 if a workflow does not fit together, 2 if something cannot
 be imported.
 
+With --against, also one line for each unfinished run in a store that could not be gone on with: of another version of
+its workflow, with something to do for a step that is gone or accepts it no longer, or with something in it that fits
+its class no longer. Nothing in the store is changed.
+
 \b
 Examples:
   blazen check greetings:greeter
   blazen check greetings flows/report.py
+  blazen check shop.flows --against runs.db
 """
 
 VIEW = """\

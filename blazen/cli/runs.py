@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import closing
 from typing import Any
 
-import trio
-
-from blazen import BlazenError, SqliteStore, recover
+from blazen import recover
 from blazen._core.codec import decode
 from blazen._snapshot_json import value_to_json
 from blazen.cli import messages
@@ -19,6 +15,7 @@ from blazen.cli.inputs import parse_json
 from blazen.cli.messages import Mistake, one_line, say
 from blazen.cli.output import Output
 from blazen.cli.runs_text import columns, condition, fields, moment
+from blazen.cli.stores import opened
 from blazen.cli.targets import load_module, load_workflow, no_workflow_in, parse_target, workflows_of
 from blazen.store.base import ENDED, CheckpointStore, Question, Request, RunInfo
 
@@ -34,19 +31,8 @@ def in_store(path: str | None, act: Callable[[OpenStore], Awaitable[int]]) -> in
     """
     if not path:
         raise Mistake("which store? name its file: blazen runs --store FILE ..., or set BLAZEN_STORE")
-    if not os.path.isfile(path):
-        what = "this is a directory" if os.path.isdir(path) else "there is no such file"
-        raise Mistake(f"{path!r} is no store: {what}")
     output = Output()
-
-    async def main() -> int:
-        with closing(SqliteStore(path)) as store:
-            return await act(OpenStore(store, output))
-
-    try:
-        return trio.run(main)
-    except BlazenError as error:
-        raise Mistake(str(error)) from None
+    return opened(path, lambda store: act(OpenStore(store, output)))
 
 
 class OpenStore:

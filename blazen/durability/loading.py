@@ -8,11 +8,28 @@ from blazen import _resuming
 from blazen._core import codec
 from blazen.durability.cut import Contents, Head
 from blazen.errors import PersistError, ValidationError
+from blazen.store.base import ENDED
 
 if TYPE_CHECKING:
     from blazen.events import Event
     from blazen.graph import Graph
     from blazen.store.base import StoredRun
+
+
+def refuse_other(workflow: str, version: str, stored: StoredRun) -> None:
+    """Refuse a run that this version of this workflow cannot go on with, whatever is in it.
+
+    Raises:
+        ValidationError: It is of another workflow or version, or it has ended.
+    """
+    info = stored.info
+    where = f"workflow {workflow!r} cannot go on with run {info.run_id}:"
+    if info.workflow != workflow:
+        raise ValidationError(f"{where} it is of workflow {info.workflow!r}")
+    if info.version != version:
+        raise ValidationError(f"{where} it was written by version {info.version!r}, and this is version {version!r}")
+    if info.state in ENDED:
+        raise ValidationError(f"{where} it is {info.state}")
 
 
 def read_contents(stored: StoredRun, classes: codec.ClassTable, *, trust_native: bool) -> Contents:

@@ -16,12 +16,12 @@ from blazen.durability.ledger import Ledger
 from blazen.engine.handler import RunHandler
 from blazen.errors import PersistError, ValidationError
 from blazen.events import Event, InputRequestEvent
-from blazen.store.base import ENDED, Claim, NewRun
+from blazen.store.base import Claim, NewRun
 
 if TYPE_CHECKING:
     from blazen.engine.run import Run
     from blazen.snapshot import Snapshot
-    from blazen.store.base import CheckpointStore, StoredRun
+    from blazen.store.base import CheckpointStore
     from blazen.workflow import Workflow
 
 
@@ -57,7 +57,7 @@ def keep_snapshot(
                     "the snapshot is another moment of it: what has happened since would happen twice. Go on with what "
                     f"the store has: resume({run.run_id!r})"
                 )
-            _refuse_other(workflow, stored)
+            loading.refuse_other(workflow.name, workflow.version, stored)
             await _fill_stream(run, store, classes)
         except BaseException:
             _give_back(store, claim)
@@ -117,7 +117,7 @@ async def _load(
     survives: bool,
 ) -> Callable[[], None]:
     stored = await store.load(claim.run_id)
-    _refuse_other(workflow, stored)
+    loading.refuse_other(workflow.name, workflow.version, stored)
     classes = workflow._class_table()
     contents = loading.read_contents(stored, classes, trust_native=store.trust_native)
     plan = loading.plan(
@@ -159,19 +159,6 @@ async def _fill_stream(run: Run, store: CheckpointStore, classes: codec.ClassTab
                 f"run {run.run_id} is damaged in the store: its stream holds a {type(event).__name__!r} object"
             )
         run.stream.append(event)
-
-
-def _refuse_other(workflow: Workflow[Any], stored: StoredRun) -> None:
-    info = stored.info
-    where = f"workflow {workflow.name!r} cannot go on with run {info.run_id}:"
-    if info.workflow != workflow.name:
-        raise ValidationError(f"{where} it is of workflow {info.workflow!r}")
-    if info.version != workflow.version:
-        raise ValidationError(
-            f"{where} it was written by version {info.version!r}, and this is version {workflow.version!r}"
-        )
-    if info.state in ENDED:
-        raise ValidationError(f"{where} it is {info.state}")
 
 
 def _keep(
