@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from blazen.durability.service import Recovered, recover, serve
     from blazen.engine.handler import RunHandler
     from blazen.engine.result import WorkflowResult
+    from blazen.migrations import ParkedRun
     from blazen.snapshot import Snapshot
     from blazen.state import BlazenState, CallbackFieldStore
     from blazen.store import CheckpointStore, MemoryStore, SqliteStore
@@ -55,6 +56,7 @@ __all__ = [
     "InputResponseEvent",
     "MemoryStore",
     "ProgressEvent",
+    "ParkedRun",
     "Recovered",
     "Retry",
     "RunHandler",
@@ -98,6 +100,10 @@ def __getattr__(name: str) -> Any:
         from blazen import store
 
         return getattr(store, name)
+    if name == "ParkedRun":
+        from blazen.migrations import ParkedRun
+
+        return ParkedRun
     if name in ("Recovered", "recover", "serve"):
         from blazen.durability import service
 

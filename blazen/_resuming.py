@@ -17,6 +17,7 @@ from blazen._core.state import StateValue
 from blazen._snapshots import SIMPLE, Attempt, Call, Failure
 from blazen.errors import BlazenError, ValidationError, WorkflowError
 from blazen.events import Event, InputRequestEvent
+from blazen.migrations import Migrating
 from blazen.session import Packed, unpack
 from blazen.state import StoredState, put_back
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from blazen._core.run import Context
     from blazen.engine.run import Run
     from blazen.graph import Graph
+    from blazen.migrations import Migration
     from blazen.snapshot import Snapshot
 
 _LARGEST = 2**62  # of the engine's counters
@@ -46,7 +48,14 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 def read(
-    snapshot: Snapshot, graph: Graph, version: str, classes: codec.ClassTable, *, trust_native: bool, session: bool
+    snapshot: Snapshot,
+    graph: Graph,
+    version: str,
+    classes: codec.ClassTable,
+    *,
+    migrations: Mapping[str, Migration],
+    trust_native: bool,
+    session: bool,
 ) -> Plan:
     """Read a snapshot for a workflow; `session` says whether the session that was written is wanted.
 
@@ -57,10 +66,15 @@ def read(
     where = f"workflow {graph.name!r} cannot resume run {snapshot.run_id}:"
     if snapshot.workflow != graph.name:
         raise ValidationError(f"{where} its snapshot is of workflow {snapshot.workflow!r}")
+    migrating = None
     if snapshot.version != version:
-        raise ValidationError(
-            f"{where} its snapshot is of version {snapshot.version!r}, and this is version {version!r}"
-        )
+        fn = migrations.get(snapshot.version)
+        if fn is None:
+            raise ValidationError(
+                f"{where} its snapshot is of version {snapshot.version!r}, and this is version {version!r}, which has "
+                "no migration from it"
+            )
+        migrating = Migrating(fn, snapshot.run_id, graph.name, snapshot.version)
     trusted = trust_native or snapshot.trusts_native
     sections = snapshot.sections
     try:
@@ -71,11 +85,21 @@ def read(
         packed = codec.decode(sections["session"])
     except ValidationError as error:
         raise ValidationError(f"{where} {error}", path=error.path) from error
-    return plan(remembered, state, packed, graph, where=where, trust_native=trusted, session=session)
+    return plan(
+        remembered, state, packed, graph, where=where, migrating=migrating, trust_native=trusted, session=session
+    )
 
 
 def plan(
-    remembered: Any, state: Any, packed_session: Any, graph: Graph, *, where: str, trust_native: bool, session: bool
+    remembered: Any,
+    state: Any,
+    packed_session: Any,
+    graph: Graph,
+    *,
+    where: str,
+    migrating: Migrating | None,
+    trust_native: bool,
+    session: bool,
 ) -> Plan:
     """Check what was read of a run, and whether it fits a workflow.
 
@@ -85,6 +109,7 @@ def plan(
         packed_session: The content of the section `session`.
         graph: Of the workflow.
         where: Begins each message.
+        migrating: What makes it fit first, if it is of another version.
         trust_native: Whether pickles may be loaded.
         session: Whether the session that was written is wanted.
     Raises:
@@ -94,6 +119,9 @@ def plan(
         packed = _packed(packed_session)
         attempts = _check_remembered(remembered)
         states, values = _check_state(state)
+        if migrating is not None:
+            migrating.apply(remembered, values)
+            attempts = _check_remembered(remembered)
         if not trust_native:
             _refuse_unopened(remembered, values)
     except ValidationError as error:

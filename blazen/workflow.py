@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from blazen.engine.handler import RunHandler
     from blazen.engine.result import WorkflowResult
     from blazen.engine.run import Run
+    from blazen.migrations import ParkedRun
     from blazen.snapshot import Snapshot
     from blazen.store.base import CheckpointStore
 
@@ -56,12 +57,14 @@ class Workflow(Generic[Out]):
         steps: Functions decorated with `@step`, or bound methods of objects whose methods are.
         timeout: Seconds a run may take, or None.
         step_timeout: Seconds each attempt of a step may take that names no `timeout` of its own, or None.
-        version: Compared when a snapshot of a run is resumed.
+        version: Compared when a run is resumed, from a snapshot or a store.
         types: Classes of your own whose instances may be stored with `ctx.set`: dataclasses, msgspec, pydantic. And
             `BlazenState` classes defined inside a function, which cannot be found again otherwise.
         stream_keep: How many events a handler's stream keeps for late readers; None keeps all until the block is left.
         session_policy: What a snapshot does about `ctx.session`: `"pickle_or_error"`, `"warn_drop"`, `"hard_error"`.
         cleanup_grace: Seconds that `ctx.cleanup()` and threads that were told to stop have.
+        migrations: How runs that earlier versions have left fit this one: by earlier version, a function that changes
+            a `ParkedRun` in place. It may be called more than once for a run.
     Raises:
         ValidationError: Something is wrong with a step, with how the steps fit together, or with an argument; the
             message names it and what to do.
@@ -74,6 +77,7 @@ class Workflow(Generic[Out]):
         "_events",
         "_graph",
         "_guarded",
+        "_migrations",
         "_record",
         "_router",
         "_run_id",
@@ -99,6 +103,7 @@ class Workflow(Generic[Out]):
         stream_keep: int | None = None,
         session_policy: Literal["pickle_or_error", "warn_drop", "hard_error"] = "pickle_or_error",
         cleanup_grace: float = 5.0,
+        migrations: Mapping[str, Callable[[ParkedRun], object]] | None = None,
     ) -> None:
         if isinstance(steps, str | bytes) or not isinstance(steps, Iterable):
             raise ValidationError(f"workflow {name!r}: steps must be a list of steps, got {show(steps)}")
@@ -112,6 +117,7 @@ class Workflow(Generic[Out]):
             stream_keep=stream_keep,
             session_policy=session_policy,
             cleanup_grace=cleanup_grace,
+            migrations=migrations,
         )
 
     def _build(
@@ -126,6 +132,7 @@ class Workflow(Generic[Out]):
         stream_keep: int | None,
         session_policy: str,
         cleanup_grace: float,
+        migrations: Mapping[str, Callable[[ParkedRun], object]] | None,
     ) -> None:
         where = f"workflow {name!r}:"
         if isinstance(types, str | bytes) or not isinstance(types, Iterable):
@@ -146,6 +153,11 @@ class Workflow(Generic[Out]):
         ):
             raise ValidationError(f"{where} stream_keep must be an int above 0 or None, got {show(stream_keep)}")
         self._version = version
+        self._migrations: dict[str, Callable[[ParkedRun], object]] = {}
+        if migrations is not None:
+            from blazen.migrations import check_migrations
+
+            self._migrations = check_migrations(migrations, version, where)
         self._session_policy = session_policy
         self._stream_keep = stream_keep
         self._run_id: str | None = None
@@ -359,6 +371,7 @@ class Workflow(Generic[Out]):
             self._graph,
             self._version,
             self._class_table(),
+            migrations=self._migrations,
             trust_native=trust_native,
             session=self._session is None,
         )
@@ -498,6 +511,7 @@ class WorkflowBuilder:
             "stream_keep": None,
             "session_policy": "pickle_or_error",
             "cleanup_grace": 5.0,
+            "migrations": None,
         }
         unknown = self._options.keys() - defaults.keys()
         if unknown:

@@ -35,10 +35,16 @@ async def misfit(store: CheckpointStore, workflow: Workflow[Any], run_id: str) -
     if stored.info.state in ENDED:
         return None
     try:
-        loading.refuse_other(workflow.name, workflow.version, stored)
+        migrating = loading.migration_of(workflow, stored)
         contents = loading.read_contents(stored, workflow._class_table(), trust_native=store.trust_native)
         plan = loading.plan(
-            stored, contents, workflow.graph, now=time.time(), trust_native=store.trust_native, session=False
+            stored,
+            contents,
+            workflow.graph,
+            now=time.time(),
+            migrating=migrating,
+            trust_native=store.trust_native,
+            session=False,
         )
         prepare(workflow.options(run_id=run_id, session={})._new_run(EventStream(1)), plan, workflow._types)
     except (ValidationError, PersistError) as error:

@@ -64,6 +64,7 @@ class Ledger:
         "_goes_on",
         "_hidden",
         "_new",
+        "_replaced",
         "_state",
         "_timer",
         "_unwritten_end",
@@ -105,6 +106,7 @@ class Ledger:
         self._exists = new is None  # in the store, and is this one
         self._fence = fence
         self._state: RunState | None = None  # as it was written last
+        self._replaced: tuple[str, ...] | None = None  # the questions of what the next commit writes anew
         self._wanted = False
         self._goes_on = False  # something happens after the next commit, though the run waits until then
         self._batch: Batch | None = None
@@ -140,6 +142,10 @@ class Ledger:
     def remember(self, contents: Contents, stored: StoredRun, steps: dict[str, int]) -> None:
         """The store has the run already: note what it has."""
         self._cutter.remember(contents, stored.parts, steps)
+
+    def rewrite(self, contents: Contents) -> None:
+        """The store has the run already, as it no longer is: the first commit writes all of it anew."""
+        self._replaced = tuple(question.request_id for question in contents.questions)
 
     def stir(self) -> None:
         """Something took effect: it is to be written, at once or after the commit that is under way.
@@ -329,6 +335,7 @@ class Ledger:
             or state != self._state
             or self.closing is not None
             or self._new is not None
+            or self._replaced is not None
             or self._gathered is not None
             or run.behind_gate
         ):
@@ -353,6 +360,10 @@ class Ledger:
             gathered.fill(commit)
         if change.answered:
             commit.answered = change.answered
+        if self._replaced is not None:
+            commit.clear = True
+            commit.answered = [request_id for request_id in self._replaced if request_id not in run.questions]
+            self._replaced = None
         self._new = None
         self._state = state
         self._goes_on = False

@@ -8,28 +8,37 @@ from blazen import _resuming
 from blazen._core import codec
 from blazen.durability.cut import Contents, Head
 from blazen.errors import PersistError, ValidationError
+from blazen.migrations import Migrating
 from blazen.store.base import ENDED
 
 if TYPE_CHECKING:
     from blazen.events import Event
     from blazen.graph import Graph
     from blazen.store.base import StoredRun
+    from blazen.workflow import Workflow
 
 
-def refuse_other(workflow: str, version: str, stored: StoredRun) -> None:
-    """Refuse a run that this version of this workflow cannot go on with, whatever is in it.
+def migration_of(workflow: Workflow[Any], stored: StoredRun) -> Migrating | None:
+    """The migration that a run needs to go on in this version of this workflow; None if it is of this version.
 
     Raises:
-        ValidationError: It is of another workflow or version, or it has ended.
+        ValidationError: It is of another workflow, or of a version that has no migration, or it has ended.
     """
     info = stored.info
-    where = f"workflow {workflow!r} cannot go on with run {info.run_id}:"
-    if info.workflow != workflow:
+    where = f"workflow {workflow.name!r} cannot go on with run {info.run_id}:"
+    if info.workflow != workflow.name:
         raise ValidationError(f"{where} it is of workflow {info.workflow!r}")
-    if info.version != version:
-        raise ValidationError(f"{where} it was written by version {info.version!r}, and this is version {version!r}")
     if info.state in ENDED:
         raise ValidationError(f"{where} it is {info.state}")
+    if info.version == workflow.version:
+        return None
+    fn = workflow._migrations.get(info.version)
+    if fn is None:
+        raise ValidationError(
+            f"{where} it was written by version {info.version!r}, and this is version {workflow.version!r}, which has "
+            "no migration from it"
+        )
+    return Migrating(fn, info.run_id, info.workflow, info.version)
 
 
 def read_contents(stored: StoredRun, classes: codec.ClassTable, *, trust_native: bool) -> Contents:
@@ -115,6 +124,7 @@ def plan(
     graph: Graph,
     *,
     now: float,
+    migrating: Migrating | None,
     trust_native: bool,
     session: bool,
 ) -> _resuming.Plan:
@@ -125,6 +135,7 @@ def plan(
         contents: What its parts hold.
         graph: Of the workflow.
         now: Wall-clock time. What was due before is due now, unless the run was paused: then its clocks stood still.
+        migrating: What makes it fit first, if it is of another version.
         trust_native: Whether a session that was pickled may be loaded.
         session: Whether the session that was written is wanted.
     Raises:
@@ -153,6 +164,7 @@ def plan(
         contents.session,
         graph,
         where=f"workflow {graph.name!r} cannot go on with run {stored.info.run_id}:",
+        migrating=migrating,
         trust_native=trust_native,
         session=session,
     )

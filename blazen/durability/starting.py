@@ -57,13 +57,16 @@ def keep_snapshot(
                     "the snapshot is another moment of it: what has happened since would happen twice. Go on with what "
                     f"the store has: resume({run.run_id!r})"
                 )
-            loading.refuse_other(workflow.name, workflow.version, stored)
+            migrating = loading.migration_of(workflow, stored)
             await _fill_stream(run, store, classes)
         except BaseException:
             _give_back(store, claim)
             raise
         ledger = _keep(run, workflow, store, workflow._durability, fence=claim.fence)
-        ledger.remember(contents, stored, {spec.name: index for index, spec in enumerate(workflow.graph.specs)})
+        if migrating is not None:
+            ledger.rewrite(contents)
+        else:
+            ledger.remember(contents, stored, {spec.name: index for index, spec in enumerate(workflow.graph.specs)})
 
     return look
 
@@ -117,7 +120,7 @@ async def _load(
     survives: bool,
 ) -> Callable[[], None]:
     stored = await store.load(claim.run_id)
-    loading.refuse_other(workflow.name, workflow.version, stored)
+    migrating = loading.migration_of(workflow, stored)
     classes = workflow._class_table()
     contents = loading.read_contents(stored, classes, trust_native=store.trust_native)
     plan = loading.plan(
@@ -125,6 +128,7 @@ async def _load(
         contents,
         workflow.graph,
         now=wall_time(),
+        migrating=migrating,
         trust_native=store.trust_native,
         session=workflow._session is None,
     )
@@ -136,7 +140,10 @@ async def _load(
     if watched:
         await _fill_stream(run, store, classes)
     ledger = _keep(run, workflow, store, durability, fence=claim.fence, survives=survives)
-    ledger.remember(contents, stored, plan.steps)
+    if migrating is not None:
+        ledger.rewrite(contents)
+    else:
+        ledger.remember(contents, stored, plan.steps)
     return restore
 
 
