@@ -6,7 +6,6 @@ Nothing that was written is believed: whatever does not have the form it must ha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from math import isfinite
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import msgspec
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from blazen.snapshot import Snapshot
 
 _LARGEST = 2**62  # of the engine's counters
+_LONGEST = 1e10  # seconds, 300 years: no limit may be that long, and no clock has counted so far
 _REMEMBERED = frozenset(("numbered", "attempts", "joins", "questions", "kept", "sent_keys", "usage", "used", "once"))
 
 
@@ -299,7 +299,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return type(value) is float and isfinite(value) and value >= 0.0
+    return type(value) is float and 0.0 <= value <= _LONGEST
 
 
 def _can_be_key(value: Any) -> bool:

@@ -129,6 +129,17 @@ def outcome(sections: dict[str, bytes]) -> str:
         return trio.run(_try, seal(sections), clock=MockClock(autojump_threshold=0))
 
 
+def test_a_clock_that_no_run_can_have_is_refused() -> None:
+    classes = workflow._class_table()
+    for used, expected in ((1.0, "resumed"), (1e11, "refused"), (1e306, "refused"), (-1.0, "refused")):
+        sections = SNAPSHOTS[0].sections
+        sections["session"] = codec.encode(((), None, ()))
+        remembered = codec.decode(sections["run"], classes=classes)
+        assert remembered["used"] is not None
+        remembered["used"] = used
+        assert outcome({**sections, "run": codec.encode(remembered, classes=classes)}) == expected
+
+
 def test_the_snapshots_hold_something_of_every_kind() -> None:
     remembered = [codec.decode(one.sections["run"], classes=workflow._class_table()) for one in SNAPSHOTS]
     for part in ("attempts", "joins", "questions", "sent_keys", "usage", "used"):
