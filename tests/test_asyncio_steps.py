@@ -761,9 +761,8 @@ def test_an_edit_that_cannot_come_to_its_turn_is_left(program: Program) -> None:
                     raise AssertionError
 
             with pytest.raises(builtins.TimeoutError):
-                await asyncio.wait_for(
-                    asyncio.create_task(other()), 0.01
-                )  # from Python 3.12 on a plain one is not a task
+                # A task of its own: from Python 3.12 on wait_for makes none.
+                await asyncio.wait_for(asyncio.create_task(other()), 0.01)
             cell.value = 1
         with contextlib.suppress(OSError):
             async with ctx.edit("n") as cell:
